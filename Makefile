@@ -1,0 +1,28 @@
+# Everything a newcomer needs: `make demo` and `make test`. Both install what they need first.
+.PHONY: help setup demo test check format clean
+
+help: ## list these targets
+	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## install Debian packages (root or sudo) and the Python environment
+	@scripts/setup
+
+demo: setup ## one VM, three hosts, one of them tampered with
+	@scripts/as-root .venv/bin/sealvm demo
+
+test: setup ## all tests, with real TPMs (swtpm) and real guests (QEMU)
+	@scripts/as-root .venv/bin/python -m pytest -m ""
+
+check: setup ## format, lint, types, import contracts, quick tests
+	@.venv/bin/ruff format --check .
+	@.venv/bin/ruff check .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports
+	@.venv/bin/python -m pytest -n 2 -m "not slow"
+
+format: setup ## apply the formatter and the linter's fixes
+	@.venv/bin/ruff format .
+	@.venv/bin/ruff check --fix .
+
+clean: ## remove the lab, caches and the environment
+	@rm -rf .venv .cache .sealvm .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
