@@ -1,0 +1,102 @@
+"""Policy digests, computed as the TPM computes them, and the two policies of sealvm's keys.
+
+Every function takes the digest so far and returns the next, 32 bytes each; ZERO begins a session. Specification:
+docs/spec/tpm-policy-v1.md; Part 3, section 23.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import Final
+
+from sealvm.crypto.labels import label_digest, u32
+from sealvm.errors import MalformedError
+from sealvm.tcg import algorithms as alg
+from sealvm.tcg.pcr import PcrSelection
+
+ZERO: Final = bytes(32)
+
+MODE_STANDING: Final = "standing"
+MODE_LEASED: Final = "leased"
+MODE_HOST_STANDING: Final = "host-standing"
+MODE_HOST_LEASED: Final = "host-leased"
+MODES: Final = (MODE_STANDING, MODE_LEASED, MODE_HOST_STANDING, MODE_HOST_LEASED)
+
+_OPERATION_EQ: Final = 0x0000  # TPM_EO_EQ, Part 2 section 6.8
+_RESET_COUNT_OFFSET: Final = 0x0010  # of resetCount in TPMS_TIME_INFO, Part 2 section 10.10.6
+
+
+def cmd(digest: bytes, command_code: int) -> bytes:
+    """PolicyCommandCode: only this command."""
+    return _extend(digest, alg.CC_POLICY_COMMAND_CODE, u32(command_code))
+
+
+def pcr(digest: bytes, selection: Iterable[int], pcr_digest: bytes) -> bytes:
+    """PolicyPCR: only while the selected PCRs have this digest (`pcr.pcr_digest`)."""
+    return _extend(digest, alg.CC_POLICY_PCR, PcrSelection(selection).marshal() + pcr_digest)
+
+
+def authorize(name: bytes, policy_ref: bytes) -> bytes:
+    """PolicyAuthorize: whatever policy the key `name` signed under `policy_ref`. It replaces the digest so far."""
+    return _hash(_extend(ZERO, alg.CC_POLICY_AUTHORIZE, name) + policy_ref)
+
+
+def secret(digest: bytes, name: bytes, policy_ref: bytes = b"") -> bytes:
+    """PolicySecret: only with the authorization of the object `name`. An empty reference hashes twice all the same."""
+    return _hash(_extend(digest, alg.CC_POLICY_SECRET, name) + policy_ref)
+
+
+def signed(digest: bytes, name: bytes, policy_ref: bytes) -> bytes:
+    """PolicySigned: only with a signature of the key `name` under `policy_ref`."""
+    return _hash(_extend(digest, alg.CC_POLICY_SIGNED, name) + policy_ref)
+
+
+def counter_timer(digest: bytes, reset_count: int) -> bytes:
+    """PolicyCounterTimer: only while resetCount equals this, that is, until the TPM is reset."""
+    operand = u32(reset_count) + _RESET_COUNT_OFFSET.to_bytes(2, "big") + _OPERATION_EQ.to_bytes(2, "big")
+    return _extend(digest, alg.CC_POLICY_COUNTER_TIMER, _hash(operand))
+
+
+def or_(*branches: bytes) -> bytes:
+    """PolicyOR of 2 to 8 branches. ValueError for another number, a caller's mistake."""
+    if not 2 <= len(branches) <= 8:
+        raise ValueError(f"PolicyOR takes 2 to 8 branches, got {len(branches)}")
+    return _extend(ZERO, alg.CC_POLICY_OR, b"".join(branches))
+
+
+IMPORT_PARENT_POLICY: Final = or_(cmd(ZERO, alg.CC_IMPORT), cmd(ZERO, alg.CC_LOAD), cmd(ZERO, alg.CC_CERTIFY))
+"""authPolicy of the import parent: Import, Load and Certify, hence never Rewrap."""
+
+IMPORT_PARENT_BRANCHES: Final = (cmd(ZERO, alg.CC_IMPORT), cmd(ZERO, alg.CC_LOAD), cmd(ZERO, alg.CC_CERTIFY))
+"""The branches of IMPORT_PARENT_POLICY in order, as PolicyOR wants them: Import, Load, Certify."""
+
+
+def profile_ref(profile: str, epoch: int, cell: str, mode: str) -> bytes:
+    """R, the policyRef that ties an approval to one profile key: 32 bytes.
+
+    MalformedError for an epoch that is not 1..2^32-1 or an unknown mode.
+    """
+    if mode not in MODES:
+        raise MalformedError(f"mode {mode!r}: expected one of {', '.join(MODES)}")
+    if not 1 <= epoch <= 0xFFFFFFFF:
+        raise MalformedError(f"epoch {epoch}: expected 1 to 4294967295")
+    return label_digest("profile", profile.encode(), u32(epoch), cell.encode(), mode.encode())
+
+
+def profile_key_policy(approver_name: bytes, policy_ref: bytes) -> bytes:
+    """authPolicy of a profile key: what the approver approved under `policy_ref`, and then only TPM2_ECDH_ZGen."""
+    return cmd(authorize(approver_name, policy_ref), alg.CC_ECDH_ZGEN)
+
+
+def approved_standing(selection: Iterable[int], pcr_digest: bytes) -> bytes:
+    """The policy that a standing approval approves: PolicyPCR alone."""
+    return pcr(ZERO, selection, pcr_digest)
+
+
+def _extend(digest: bytes, command_code: int, arguments: bytes) -> bytes:
+    return _hash(digest + u32(command_code) + arguments)
+
+
+def _hash(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
