@@ -1,4 +1,7 @@
-"""The TPM_ALG, TPM_ECC, TPM_CC, TPM_RH and TPMA_OBJECT values that sealvm uses (Part 2, sections 6.3, 6.4, 6.5.2, 7.4, 8.3)."""
+"""The TPM_ALG, TPM_ECC, TPM_CC, TPM_RH and TPMA_OBJECT values that sealvm uses.
+
+Specification: Part 2, sections 6.3, 6.4, 6.5.2, 7.4 and 8.3.
+"""
 
 from __future__ import annotations
 

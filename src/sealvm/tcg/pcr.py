@@ -18,7 +18,7 @@ _BITMAP_BYTES = 3
 
 
 class PcrSelection(frozenset[int]):
-    """A set of PCR indices 0 to 23 of the SHA-256 bank; iterates in ascending order. MalformedError for other members."""
+    """A set of PCR indices 0 to 23 of the SHA-256 bank; iterates in ascending order. MalformedError for others."""
 
     __slots__ = ()
 

@@ -65,13 +65,6 @@ def or_(*branches: bytes) -> bytes:
     return _extend(ZERO, alg.CC_POLICY_OR, b"".join(branches))
 
 
-IMPORT_PARENT_POLICY: Final = or_(cmd(ZERO, alg.CC_IMPORT), cmd(ZERO, alg.CC_LOAD), cmd(ZERO, alg.CC_CERTIFY))
-"""authPolicy of the import parent: Import, Load and Certify, hence never Rewrap."""
-
-IMPORT_PARENT_BRANCHES: Final = (cmd(ZERO, alg.CC_IMPORT), cmd(ZERO, alg.CC_LOAD), cmd(ZERO, alg.CC_CERTIFY))
-"""The branches of IMPORT_PARENT_POLICY in order, as PolicyOR wants them: Import, Load, Certify."""
-
-
 def profile_ref(profile: str, epoch: int, cell: str, mode: str) -> bytes:
     """R, the policyRef that ties an approval to one profile key: 32 bytes.
 
@@ -100,3 +93,10 @@ def _extend(digest: bytes, command_code: int, arguments: bytes) -> bytes:
 
 def _hash(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()
+
+
+IMPORT_PARENT_BRANCHES: Final = (cmd(ZERO, alg.CC_IMPORT), cmd(ZERO, alg.CC_LOAD), cmd(ZERO, alg.CC_CERTIFY))
+"""The branches of IMPORT_PARENT_POLICY in the order PolicyOR wants them: Import, Load, Certify."""
+
+IMPORT_PARENT_POLICY: Final = or_(*IMPORT_PARENT_BRANCHES)
+"""authPolicy of the import parent: Import, Load and Certify, hence never Rewrap."""

@@ -103,7 +103,7 @@ def parse_public(raw: bytes, what: str) -> TpmtPublic:
 
 
 def name_of(raw: bytes) -> bytes:
-    """The Name of a public area, by its nameAlg: 34 bytes for SHA-256, 50 for SHA-384. MalformedError for other nameAlgs.
+    """The Name of a public area, by its nameAlg: 34 bytes for SHA-256, 50 for SHA-384. MalformedError for others.
 
     Looks at nothing else in the public area.
     """
