@@ -1,0 +1,229 @@
+"""EK certificates: whether a known TPM maker vouches for an EK.
+
+Specification: TCG EK Credential Profile for TPM Family 2.0, version 2.5, section 3. The path is verified by the
+`cryptography` library (RFC 5280) with extension rules for EK certificates instead of web servers'. Certificate
+revocation lists are not consulted: a model that turns out broken is barred by maker, model and version.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.verification import (
+    Criticality,
+    ExtensionPolicy,
+    Policy,
+    PolicyBuilder,
+    Store,
+    VerificationError,
+)
+
+from sealvm.errors import EnrollmentRefused, MalformedError
+from sealvm.tcg import algorithms as alg
+from sealvm.tcg.public import RSA_DEFAULT_EXPONENT, parse_public
+
+MAX_CERTIFICATE_BYTES = 8192
+MAX_INTERMEDIATES = 8
+MAX_CHAIN_DEPTH = 4
+
+OID_EK_CERTIFICATE = x509.ObjectIdentifier("2.23.133.8.1")
+OID_TPM_MANUFACTURER = x509.ObjectIdentifier("2.23.133.2.1")
+OID_TPM_MODEL = x509.ObjectIdentifier("2.23.133.2.2")
+OID_TPM_VERSION = x509.ObjectIdentifier("2.23.133.2.3")
+
+_CHAIN = "ek.certificate-chain"
+
+PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
+
+
+@dataclass(frozen=True, slots=True)
+class TrustRoot:
+    """A CA certificate whose EK certificates are accepted, and the trust class they get: hardware, virtual or lab."""
+
+    certificate_der: bytes
+    trust_class: str
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedEk:
+    """An EK that a known root vouches for. Made by `verify_ek_certificate` only.
+
+    manufacturer, model and version are what the certificate's subjectAltName says, such as `id:00001014`, `swtpm` and
+    `id:20191023`; empty where it says nothing. `root` is the subject of the root.
+    """
+
+    manufacturer: str
+    model: str
+    version: str
+    trust_class: str
+    root: str
+    public_key: PublicKey
+    certificate_der: bytes
+
+
+def strip_padding(data: bytes, what: str = "ek certificate") -> bytes:
+    """The DER certificate at the start of `data`, without the 00 or FF bytes that fill up an NV index.
+
+    MalformedError when it does not begin with a complete DER SEQUENCE, is longer than 8192 bytes, or is followed by
+    anything else.
+    """
+    if len(data) < 4 or data[0] != 0x30 or data[1] not in (0x81, 0x82):
+        raise MalformedError(f"{what}: does not begin with a DER certificate")
+    length_bytes = data[1] & 0x7F
+    total = 2 + length_bytes + int.from_bytes(data[2 : 2 + length_bytes], "big")
+    if total > min(len(data), MAX_CERTIFICATE_BYTES):
+        raise MalformedError(f"{what}: {total} bytes announced, {len(data)} are there")
+    if data[total:].strip(b"\0") and data[total:].strip(b"\xff"):
+        raise MalformedError(f"{what}: {len(data) - total} bytes follow it that are no padding")
+    return data[:total]
+
+
+def verify_ek_certificate(
+    certificate_der: bytes, intermediates: Sequence[bytes], roots: Sequence[TrustRoot], now: datetime
+) -> VerifiedEk:
+    """What the certificate says about the EK, only if its chain ends at one of `roots` at the time `now` (aware).
+
+    1. It parses; NV padding is taken off. MalformedError otherwise; the other steps raise EnrollmentRefused.
+    2. There is a chain over `intermediates` of at most 4 CAs to a root: names, signatures, validity, CA basic
+       constraints, path lengths and key usage (check `ek.certificate-chain`).
+    3. It is an end-entity certificate for an EK, by extended key usage (within 2).
+    4. Its key is RSA, P-256 or P-384 (check `ek.certificate-key`).
+
+    The caller must still compare the key (`ek_matches`), check the EK's template, and bar what it bars.
+    """
+    leaf = _load(strip_padding(certificate_der), "ek certificate")  # 1
+    if len(intermediates) > MAX_INTERMEDIATES:
+        raise MalformedError(f"ek certificate: {len(intermediates)} intermediates, at most {MAX_INTERMEDIATES} allowed")
+    between = [_load(strip_padding(der, "ek intermediate"), "ek intermediate") for der in intermediates]
+    by_der = {root.certificate_der: root for root in roots}
+    if not by_der:
+        raise EnrollmentRefused(
+            "ek certificate: no root is trusted", hint="add one with `sealvm authority root add`", check=_CHAIN
+        )
+    store = Store([_load(der, "ek root") for der in by_der])
+    try:
+        chain = _builder(now).store(store).build_client_verifier().verify(leaf, between).chain  # 2, 3
+    except VerificationError as error:
+        raise EnrollmentRefused(
+            f"ek certificate: no valid chain from {_subject(leaf.issuer)!r} to one of {len(by_der)} roots: {error}",
+            hint="if this TPM's maker is to be trusted, add its root with `sealvm authority root add`",
+            check=_CHAIN,
+        ) from error
+    root = by_der[chain[-1].public_bytes(Encoding.DER)]
+    names = _tpm_names(leaf)
+    return VerifiedEk(
+        manufacturer=names.get(OID_TPM_MANUFACTURER, ""),
+        model=names.get(OID_TPM_MODEL, ""),
+        version=names.get(OID_TPM_VERSION, ""),
+        trust_class=root.trust_class,
+        root=_subject(chain[-1].subject),
+        public_key=_ek_key(leaf),  # 4
+        certificate_der=leaf.public_bytes(Encoding.DER),
+    )
+
+
+def ek_matches(public_key: PublicKey, ek_public: bytes) -> None:
+    """Return only if the certified key is the one in the EK's public area.
+
+    EnrollmentRefused (check `ek.certificate-key`) when it is another; MalformedError when the area does not parse.
+    """
+    ek = parse_public(ek_public, "ek")
+    if isinstance(public_key, rsa.RSAPublicKey):
+        numbers = public_key.public_numbers()
+        same = (
+            ek.type == alg.ALG_RSA
+            and bool(ek.modulus)
+            and int.from_bytes(ek.modulus, "big") == numbers.n
+            and (ek.exponent or RSA_DEFAULT_EXPONENT) == numbers.e
+        )
+    else:
+        point = public_key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+        same = ek.type == alg.ALG_ECC and ek.point == point
+    if not same:
+        raise EnrollmentRefused(
+            "ek: the public area holds another key than the certificate",
+            hint="the certificate belongs to another TPM, or the EK was made from another template",
+            check="ek.certificate-key",
+        )
+
+
+def ek_digest(ek_public: bytes) -> str:
+    """What an operator registers of an EK: lower-case hex SHA-256 of its TPMT_PUBLIC. MalformedError if it is none."""
+    return hashlib.sha256(parse_public(ek_public, "ek").raw).hexdigest()
+
+
+def _load(der: bytes, what: str) -> x509.Certificate:
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+        _ = certificate.extensions, certificate.subject, certificate.issuer  # parsed lazily by the library
+    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        raise MalformedError(f"{what}: not an X.509 certificate: {error}") from None
+    return certificate
+
+
+def _builder(now: datetime) -> PolicyBuilder:
+    ca = (
+        ExtensionPolicy.permit_all()
+        .require_present(x509.BasicConstraints, Criticality.AGNOSTIC, _require_ca)
+        .require_present(x509.KeyUsage, Criticality.AGNOSTIC, _require_cert_sign)
+    )
+    leaf = (
+        ExtensionPolicy.permit_all()
+        .may_be_present(x509.BasicConstraints, Criticality.AGNOSTIC, _refuse_ca)
+        .require_present(x509.ExtendedKeyUsage, Criticality.AGNOSTIC, _require_ek_usage)
+    )
+    time = now.astimezone(UTC).replace(tzinfo=None)
+    return PolicyBuilder().time(time).max_chain_depth(MAX_CHAIN_DEPTH).extension_policies(ca_policy=ca, ee_policy=leaf)
+
+
+def _require_ca(_policy: Policy, _certificate: x509.Certificate, constraints: x509.BasicConstraints) -> None:
+    if not constraints.ca:
+        raise ValueError("issuer is not a CA")
+
+
+def _require_cert_sign(_policy: Policy, _certificate: x509.Certificate, usage: x509.KeyUsage) -> None:
+    if not usage.key_cert_sign:
+        raise ValueError("issuer may not sign certificates")
+
+
+def _refuse_ca(_policy: Policy, _certificate: x509.Certificate, constraints: x509.BasicConstraints | None) -> None:
+    if constraints is not None and constraints.ca:
+        raise ValueError("it is a CA certificate")
+
+
+def _require_ek_usage(_policy: Policy, _certificate: x509.Certificate, usage: x509.ExtendedKeyUsage) -> None:
+    if OID_EK_CERTIFICATE not in usage:
+        raise ValueError("its extended key usage is not tcg-kp-EKCertificate")
+
+
+def _tpm_names(leaf: x509.Certificate) -> dict[x509.ObjectIdentifier, str]:
+    """The TPM attributes in the directoryName of the subjectAltName (EK Credential Profile, section 3.2.9)."""
+    try:
+        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return {}
+    attributes = (attribute for name in names.get_values_for_type(x509.DirectoryName) for attribute in name)
+    return {attribute.oid: str(attribute.value)[:128] for attribute in attributes}
+
+
+def _ek_key(leaf: x509.Certificate) -> PublicKey:
+    try:
+        key = leaf.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        key = None
+    if isinstance(key, rsa.RSAPublicKey) or (
+        isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, (ec.SECP256R1, ec.SECP384R1))
+    ):
+        return key
+    raise EnrollmentRefused("ek certificate: key is neither RSA, P-256 nor P-384", check="ek.certificate-key")
+
+
+def _subject(name: x509.Name) -> str:
+    return name.rfc4514_string()[:200]
