@@ -1,0 +1,150 @@
+"""TPM structures from and to the bytes that the rest of sealvm uses, and the TCG constants that commands need.
+
+Bytes are as in docs/spec/tpm-policy-v1.md: public areas are TPMT_PUBLIC, everything else the contents of its TPM2B
+without the outer length. Raises MalformedError for bytes that are no such structure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from tpm2_pytss import TSS2_Exception
+from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPM2_CAP, TPM2_CC, TPM2_RH, TPM2_SE, TPM2_ST, TPM2_SU, TPMA_SESSION
+from tpm2_pytss.types import (
+    TPM2B_ECC_POINT,
+    TPM2B_ENCRYPTED_SECRET,
+    TPM2B_ID_OBJECT,
+    TPM2B_PRIVATE,
+    TPM2B_PUBLIC,
+    TPM2B_SENSITIVE_CREATE,
+    TPML_DIGEST,
+    TPML_DIGEST_VALUES,
+    TPML_PCR_SELECTION,
+    TPMS_ECC_POINT,
+    TPMT_HA,
+    TPMT_PUBLIC,
+    TPMT_SIG_SCHEME,
+    TPMT_SIGNATURE,
+    TPMT_SYM_DEF,
+    TPMT_SYM_DEF_OBJECT,
+    TPMT_TK_HASHCHECK,
+    TPMT_TK_VERIFIED,
+    TPMU_HA,
+)
+
+from sealvm.crypto.ec import der_to_raw, raw_to_der
+from sealvm.errors import MalformedError
+
+__all__ = [
+    "ESYS_TR",
+    "TPM2_ALG",
+    "TPM2_CAP",
+    "TPM2_CC",
+    "TPM2_RH",
+    "TPM2_SE",
+    "TPM2_ST",
+    "TPM2_SU",
+    "TPMA_SESSION",
+]
+
+
+def public_area(raw: bytes, what: str) -> Any:
+    """TPM2B_PUBLIC of TPMT_PUBLIC bytes; every byte must belong to it, so that the Name is the one of `raw`."""
+    try:
+        area, used = TPMT_PUBLIC.unmarshal(raw)
+    except TSS2_Exception as failure:
+        raise MalformedError(f"{what}: not a TPMT_PUBLIC ({failure})") from failure
+    if used != len(raw) or area.marshal() != raw:
+        raise MalformedError(f"{what}: {len(raw)} bytes are not exactly one TPMT_PUBLIC")
+    return TPM2B_PUBLIC(publicArea=area)
+
+
+def public_bytes(public: Any) -> bytes:
+    """TPMT_PUBLIC bytes of a TPM2B_PUBLIC."""
+    return bytes(public.publicArea.marshal())
+
+
+def private_area(contents: bytes) -> Any:
+    """TPM2B_PRIVATE with these contents: a wrapped blob, or a duplicate."""
+    return TPM2B_PRIVATE(buffer=contents)
+
+
+def encrypted_secret(contents: bytes) -> Any:
+    """TPM2B_ENCRYPTED_SECRET with these contents."""
+    return TPM2B_ENCRYPTED_SECRET(secret=contents)
+
+
+def id_object(contents: bytes) -> Any:
+    """TPM2B_ID_OBJECT with these contents."""
+    return TPM2B_ID_OBJECT(credential=contents)
+
+
+def ecc_point(point: bytes) -> Any:
+    """TPM2B_ECC_POINT of an uncompressed SEC1 point."""
+    return TPM2B_ECC_POINT(point=TPMS_ECC_POINT(x=point[1:33], y=point[33:65]))
+
+
+def pcr_selection(indices: Iterable[int]) -> Any:
+    """TPML_PCR_SELECTION of one entry: these PCRs in the SHA-256 bank."""
+    return TPML_PCR_SELECTION.parse("sha256:" + ",".join(str(index) for index in sorted(indices)))
+
+
+def digest_list(digests: Sequence[bytes]) -> Any:
+    """TPML_DIGEST."""
+    return TPML_DIGEST(digests=list(digests))
+
+
+def sha256_values(digest: bytes) -> Any:
+    """TPML_DIGEST_VALUES with one SHA-256 digest."""
+    return TPML_DIGEST_VALUES(digests=[TPMT_HA(hashAlg=TPM2_ALG.SHA256, digest=TPMU_HA(sha256=digest))])
+
+
+def ecdsa_scheme() -> Any:
+    """ECDSA with SHA-256, for signing commands."""
+    scheme = TPMT_SIG_SCHEME(scheme=TPM2_ALG.ECDSA)
+    scheme.details.ecdsa.hashAlg = TPM2_ALG.SHA256
+    return scheme
+
+
+def signature_area(signature_der: bytes) -> Any:
+    """TPMT_SIGNATURE (ECDSA, SHA-256) of a DER signature."""
+    raw = der_to_raw(signature_der)
+    head = int(TPM2_ALG.ECDSA).to_bytes(2, "big") + int(TPM2_ALG.SHA256).to_bytes(2, "big")
+    return TPMT_SIGNATURE.unmarshal(head + b"\x00\x20" + raw[:32] + b"\x00\x20" + raw[32:])[0]
+
+
+def signature_der(signature: Any) -> bytes:
+    """DER of a TPMT_SIGNATURE over P-256."""
+    ecdsa = signature.signature.ecdsa
+    return raw_to_der(bytes(ecdsa.signatureR).rjust(32, b"\0") + bytes(ecdsa.signatureS).rjust(32, b"\0"))
+
+
+def no_symmetric() -> Any:
+    """TPMT_SYM_DEF_OBJECT saying: no inner wrapping."""
+    return TPMT_SYM_DEF_OBJECT(algorithm=TPM2_ALG.NULL)
+
+
+def session_cipher() -> Any:
+    """TPMT_SYM_DEF of parameter encryption: AES-128-CFB."""
+    return TPMT_SYM_DEF.parse("aes128cfb")
+
+
+def no_session_cipher() -> Any:
+    """TPMT_SYM_DEF of a session without parameter encryption."""
+    return TPMT_SYM_DEF(algorithm=TPM2_ALG.NULL)
+
+
+def no_sensitive() -> Any:
+    """TPM2B_SENSITIVE_CREATE without auth value or data."""
+    return TPM2B_SENSITIVE_CREATE()
+
+
+def no_hash_ticket() -> Any:
+    """The TPMT_TK_HASHCHECK of an unrestricted key."""
+    return TPMT_TK_HASHCHECK(tag=TPM2_ST.HASHCHECK, hierarchy=TPM2_RH.NULL)
+
+
+def verified_ticket(hierarchy: int, digest: bytes) -> Any:
+    """A TPMT_TK_VERIFIED with any contents, as one would be read back from a file (or forged)."""
+    return TPMT_TK_VERIFIED(tag=TPM2_ST.VERIFIED, hierarchy=hierarchy, digest=digest)
