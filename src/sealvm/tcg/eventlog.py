@@ -18,11 +18,11 @@ from typing import Final
 
 from sealvm.errors import MalformedError
 from sealvm.tcg.events_types import EV_NO_ACTION, type_name
+from sealvm.tcg.pcr import PCR_COUNT
 
 LOG_BYTES_MAX: Final = 1 << 20
 EVENTS_MAX: Final = 4096
 EVENT_DATA_BYTES_MAX: Final = 256 << 10
-PCR_COUNT: Final = 24
 
 _ALGORITHMS: Final = {0x0004: "sha1", 0x000B: "sha256", 0x000C: "sha384", 0x000D: "sha512", 0x0012: "sm3_256"}
 _DIGEST_BYTES: Final = {"sha1": 20, "sha256": 32, "sha384": 48, "sha512": 64, "sm3_256": 32}

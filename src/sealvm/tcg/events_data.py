@@ -72,7 +72,7 @@ def decode_text(data: bytes) -> str | None:
 
 
 def device_path_text(path: bytes) -> str | None:
-    """A device path for people, such as `PciRoot/Pci(1.0)/\\EFI\\BOOT\\BOOTX64.EFI` (UEFI section 10.3); None if malformed."""
+    """A device path for people, such as `Pci(1.0)/\\EFI\\BOOT\\BOOTX64.EFI` (UEFI section 10.3); None if malformed."""
     parts: list[str] = []
     at = 0
     for _ in range(_NODES_MAX):

@@ -1,0 +1,191 @@
+"""Does the evidence meet a profile? Every requirement is answered, with the event that decides.
+
+A missing fact is not met, an unknown one neither, not even for `absent`: nothing is met by silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sealvm.attest.facts import Evidence, Fact, FactStatus, named
+from sealvm.attest.profile import Profile, Requirement
+
+
+@dataclass(frozen=True, slots=True)
+class RequirementResult:
+    """One requirement's answer. `detail` is the sentence for people: the value and where it comes from, or why not."""
+
+    name: str
+    says: str
+    met: bool
+    fact: str
+    expected: str
+    found: str
+    event_index: int | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The answers to all requirements of one profile, in its order."""
+
+    profile: str
+    results: tuple[RequirementResult, ...]
+
+    @property
+    def satisfied(self) -> bool:
+        """Whether every requirement is met; there is at least one."""
+        return bool(self.results) and all(result.met for result in self.results)
+
+
+def evaluate(profile: Profile, evidence: Evidence) -> Evaluation:
+    """Answer each requirement of `profile` from `evidence`, which must come from the state that is to be judged."""
+    asked = {requirement.fact for requirement in profile.requirements}
+    return Evaluation(
+        profile.name, tuple(_answer(requirement, evidence, asked) for requirement in profile.requirements)
+    )
+
+
+def _answer(requirement: Requirement, evidence: Evidence, asked: set[str]) -> RequirementResult:
+    fact = evidence[requirement.fact]
+    if fact.status is not FactStatus.KNOWN or fact.value is None:
+        met = requirement.predicate == "absent" and fact.status is FactStatus.ABSENT
+        return _result(requirement, met, "", fact.event_index, fact.reason)
+    if requirement.predicate == "absent":
+        return _result(requirement, False, _shown(requirement, fact), fact.event_index, f"is there, {fact.source}")
+    met, event = _holds(requirement, fact)
+    found = _shown(requirement, fact)
+    detail = f"{found}, {fact.source}"
+    if met and (earlier := _unjudged_programs(requirement, evidence, asked)):
+        met, event = False, earlier[0]
+        detail = (
+            f"{detail}; but {named(earlier)} measured what ran before it, and no requirement asks about bootapps: "
+            "a program that ran before can claim any successor"
+        )
+    return _result(requirement, met, found, event, detail)
+
+
+def _result(requirement: Requirement, met: bool, found: str, event: int | None, detail: str) -> RequirementResult:
+    return RequirementResult(
+        requirement.name, requirement.says, met, requirement.fact, _expected(requirement), found, event, detail
+    )
+
+
+def _unjudged_programs(requirement: Requirement, evidence: Evidence, asked: set[str]) -> tuple[int, ...]:
+    """Events of programs before the last, when the profile judges the last alone."""
+    if requirement.fact != "kernel.digest" or "bootapps" in asked:
+        return ()
+    return evidence["bootapps"].events[:-1]
+
+
+def _holds(requirement: Requirement, fact: Fact) -> tuple[bool, int | None]:
+    """Whether a known fact fits, and the event that decides: for a list the first that does not."""
+    values = requirement.values()
+    last = fact.event_index
+    if isinstance(fact.value, tuple):
+        return _list_holds(requirement, fact.value, fact.events)
+    if isinstance(fact.value, bool):
+        return fact.value is values[0], last
+    text = fact.value if fact.value is not None else ""
+    match requirement.predicate:
+        case "matches":
+            return wildcard(str(values[0]), text), last
+        case "contains":
+            return has_option(text, str(values[0])), last
+        case _:
+            return text in values, last
+
+
+def _list_holds(requirement: Requirement, found: tuple[str, ...], events: tuple[int, ...]) -> tuple[bool, int | None]:
+    values = requirement.values()
+    match requirement.predicate:
+        case "in":
+            stranger = next((i for i, digest in enumerate(found) if digest not in values), None)
+            return stranger is None, events[stranger if stranger is not None else -1]
+        case "contains":
+            at = found.index(str(values[0])) if values[0] in found else None
+            return at is not None, events[at if at is not None else -1]
+        case _:
+            pairs = zip(found, values, strict=False)
+            at = next((i for i, (one, other) in enumerate(pairs) if one != other), len(values))
+            return found == values, events[min(at, len(events) - 1)]
+
+
+def wildcard(pattern: str, text: str) -> bool:
+    """Whether all of `text` fits `pattern`, in which `*` stands for any run of characters and `?` for any one.
+
+    Takes time in the product of the lengths at worst: no host can stall the authority with a chosen text.
+    """
+    at = star = mark = 0
+    star = -1
+    position = 0
+    while position < len(text):
+        if at < len(pattern) and pattern[at] == "*":
+            star, mark = at, position
+            at += 1
+        elif at < len(pattern) and pattern[at] in ("?", text[position]):
+            at += 1
+            position += 1
+        elif star >= 0:
+            mark += 1
+            at, position = star + 1, mark
+        else:
+            return False
+    return all(character == "*" for character in pattern[at:])
+
+
+def has_option(text: str, wanted: str) -> bool:
+    """Whether the kernel's options have `wanted`, and no other value for the same name (`-` and `_` are one there)."""
+
+    def key(option: str) -> str:
+        return option.partition("=")[0].replace("-", "_").strip('"')
+
+    same_name = {option for option in options(text) if key(option) == key(wanted)}
+    return same_name == {wanted}
+
+
+def options(text: str) -> tuple[str, ...]:
+    """The kernel's options as it splits its command line itself (lib/cmdline.c, next_arg).
+
+    Spaces within double quotes do not separate, and what follows a lone `--` is for init and not for the kernel.
+    """
+    words: list[str] = []
+    word, quoted = "", False
+    for character in f"{text} ":
+        if character == " " and not quoted:
+            if word == "--":
+                break
+            if word:
+                words.append(word)
+            word = ""
+            continue
+        quoted ^= character == '"'
+        word += character
+    if word and quoted:
+        words.append(word.removesuffix(" "))
+    return tuple(words)
+
+
+def _expected(requirement: Requirement) -> str:
+    if requirement.predicate == "absent":
+        return "absent"
+    values: Sequence[str | bool] = requirement.values()
+    shown = ", ".join(_quoted(requirement, value) for value in values[:4])
+    return f"{requirement.predicate} {shown}" + (f" and {len(values) - 4} more" if len(values) > 4 else "")
+
+
+def _shown(requirement: Requirement, fact: Fact) -> str:
+    if isinstance(fact.value, tuple):
+        return ", ".join(_quoted(requirement, value) for value in fact.value)
+    return "" if fact.value is None else _quoted(requirement, fact.value)
+
+
+def _quoted(requirement: Requirement, value: str | bool) -> str:
+    """A value for people: text in quotes, a digest by its label and first digits."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    label = requirement.label_of(value)
+    if "digest" in requirement.fact or requirement.fact in ("bootapps", "firmware.drivers"):
+        return f"{label} ({value[:12]}…)" if label else f"{value[:12]}…"
+    return f'"{value}"'
