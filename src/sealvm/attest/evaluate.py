@@ -167,6 +167,18 @@ def options(text: str) -> tuple[str, ...]:
     return tuple(words)
 
 
+def render_evaluation(evaluation: Evaluation) -> list[str]:
+    """Lines for a person, one for each requirement: met or not, its name, the value and the event that decided."""
+    width = max((len(result.name) for result in evaluation.results), default=0)
+    lines: list[str] = []
+    for result in evaluation.results:
+        verdict = "met" if result.met else "not met"
+        lines.append(f"{verdict:<7}  {result.name:<{width}}  {result.detail}")
+        if not result.met:
+            lines.append(f"{'':9}{'':<{width}}  expected: {result.expected}")
+    return lines
+
+
 def _expected(requirement: Requirement) -> str:
     if requirement.predicate == "absent":
         return "absent"

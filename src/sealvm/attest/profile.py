@@ -178,6 +178,10 @@ def load_profile(text: str, source: str) -> Profile:
         first = error.errors()[0]
         path: Path = tuple(part for part in first["loc"])
         problem = str(first["msg"]).removeprefix("Value error, ")
+        if first["type"] == "missing":
+            problem = f"'{path[-1]}' is missing"
+        elif first["type"] == "extra_forbidden":
+            problem = "there is no such key"
         place = ".".join(str(path[end - 1]) for end in range(1, len(path) + 1) if path[:end] in document.lines)
         raise malformed(source, document.line_of(path), f"{place}: {problem}" if place else problem) from error
 
