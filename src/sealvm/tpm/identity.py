@@ -115,8 +115,8 @@ def create_ek(tpm: Tpm, nv_index: int) -> bytes:
 def provision(tpm: Tpm) -> HostIdentityBlobs:
     """Make a host's keys: the SRK where there is none, a new import parent (persisted), a new request key.
 
-    Profile keys imported under an earlier import parent stay loadable only by that one's blob. Raises NotFoundError when
-    the TPM has no EK certificate, TpmFault when a hierarchy wants a password.
+    Profile keys imported under an earlier import parent load only with that one's blob. Raises NotFoundError when the
+    TPM has no EK certificate, TpmFault when a hierarchy wants a password.
     """
     nv_index, _certificate = read_ek_certificate(tpm)
     ek_public = create_ek(tpm, nv_index)

@@ -83,7 +83,12 @@ def fault_of(failure: TSS2_Exception, command: str, doing: str) -> SealvmError:
         return TpmAwayFault(f"{doing}: the TPM does not answer", hint=AWAY_HINT, rc=int(failure.rc), command=command)
     if layer and layer not in _RESOURCE_MANAGER_LAYERS:
         return TpmFault(
-            f"{doing}: {failure}", rc=int(failure.rc), code=int(failure.rc), decoded=str(failure), policy=False
+            f"{doing}: {failure}",
+            rc=int(failure.rc),
+            code=int(failure.rc),
+            decoded=str(failure),
+            policy=False,
+            command=command,
         )
     code = base_code(failure)
     return TpmFault(
