@@ -93,10 +93,6 @@ class Tpm:
         """The library's own record of an object, which holds the public key that a session salt is encrypted to."""
         return bytes(self._esapi.tr_serialize(handle))
 
-    def context(self, handle: Any) -> Any:
-        """TPM2_ContextSave."""
-        return self.run("context_save", "saving a context", save_handle=handle)
-
     @contextmanager
     def policy_session(self, salt: Any | None = None, kind: Any = TPM2_SE.POLICY) -> Iterator[Any]:
         """A policy session (SHA-256). With `salt`, a loaded key whose Name the caller has checked, it is salted to that

@@ -61,7 +61,7 @@ def code_name(failure: TSS2_Exception) -> str:
 def describe(failure: TSS2_Exception) -> str:
     """Name and place: `TPM_RC_VALUE (parameter 1)`."""
     for place in ("parameter", "session", "handle"):
-        number = getattr(failure, place)
+        number = int(getattr(failure, place))
         if number:
             return f"{code_name(failure)} ({place} {number})"
     return code_name(failure)
