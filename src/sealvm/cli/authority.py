@@ -1,0 +1,78 @@
+"""`sealvm authority`: set up and serve the key owner."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from sealvm.cli.options import authority_option, json_option
+from sealvm.cli.output import emit, note, table
+
+
+@click.group()
+def authority() -> None:
+    """Set up and serve the authority, which owns profile keys."""
+
+
+@authority.command()
+@authority_option
+@json_option
+def init(authority_dir: Path) -> None:
+    """Make an authority: its keys, its private CA, its database and the first operator's token."""
+    from sealvm.authority.local import create
+
+    create(authority_dir)
+    emit(
+        {"directory": str(authority_dir), "operator_token_file": str(authority_dir / "operator-token")},
+        [
+            f"authority made in {authority_dir}",
+            f"  its keys are encrypted under {authority_dir / 'credential'}: keep a copy elsewhere",
+            f"  the operator's token is in {authority_dir / 'operator-token'}",
+            "next: sealvm authority serve",
+        ],
+    )
+
+
+@authority.command()
+@authority_option
+@click.option("--listen", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=0, type=click.IntRange(0, 65535), help="TCP port; 0 takes a free one. [default: 0]")
+@click.option("--name", "names", multiple=True, help="A name by which hosts reach it; may be repeated.")
+def serve(authority_dir: Path, listen: str, port: int, names: tuple[str, ...]) -> None:
+    """Serve the authority over TLS until interrupted."""
+    from sealvm.authority.serve import serve as run
+
+    run(authority_dir, listen, port, names=names, on_ready=lambda url: note(f"serving {url}"))
+
+
+@authority.group()
+def root() -> None:
+    """EK roots: whose TPMs may enroll, and as what class."""
+
+
+@root.command("add")
+@click.argument("certificate", type=click.Path(path_type=Path))
+@click.option("--class", "trust_class", type=click.Choice(["hardware", "virtual", "lab"]), required=True)
+@authority_option
+@json_option
+def root_add(certificate: Path, trust_class: str, authority_dir: Path) -> None:
+    """Accept EK certificates that chain to CERTIFICATE (PEM), as a trust class."""
+    from sealvm.cli.files import read_text
+    from sealvm.client.operator import operator_client
+
+    with operator_client(authority_dir) as client:
+        view = client.add_root(read_text(certificate, "certificate"), trust_class)
+    emit(view.model_dump(mode="json"), [f"EK root accepted as {view.trust_class}: {view.subject}"])
+
+
+@root.command("list")
+@authority_option
+@json_option
+def root_list(authority_dir: Path) -> None:
+    """The accepted EK roots."""
+    from sealvm.client.operator import operator_client
+
+    with operator_client(authority_dir) as client:
+        rows = [view.model_dump(mode="json") for view in client.roots()]
+    emit(rows, table(rows, ["trust_class", "subject", "sha256"], "no EK root is accepted: no host can enroll"))

@@ -1,0 +1,110 @@
+"""Why this host can, or cannot, use each of its profile keys now. Needs its TPM, its boot log and its trust bundle; no
+network.
+
+For people, and proves nothing to others: the TPM decides by the approvals. The same text serves `host explain` and
+whoever sees a launch refused.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sealvm.attest.explain import Explanation, explain, render
+from sealvm.attest.profile import load_profile
+from sealvm.attest.state import MeasuredState, local_state
+from sealvm.crypto import canonical
+from sealvm.errors import MalformedError, SealvmError
+from sealvm.host.config import HostConfig
+from sealvm.host.files import read_limited
+from sealvm.host.keyring import Keyring
+from sealvm.host.unlock import stored_bundle
+from sealvm.protocol.messages import EVENT_LOG_BYTES_LIMIT
+from sealvm.statements.bundle import BundleProfile
+from sealvm.tpm import pcr
+
+BOOT_PCRS = (*range(10), *range(11, 15))
+"""PCRs that boot code extends; 10 is IMA's and keeps moving."""
+PREIMAGES_FILE_LIMIT_BYTES = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileAnswer:
+    """One profile on this host: whether its key is here, whether the state is an approved one, and the explanation."""
+
+    profile: str
+    holds_key: bool
+    explanation: Explanation
+
+    @property
+    def usable(self) -> bool:
+        """Whether a package for this profile would start here now, as far as this host can tell."""
+        return self.holds_key and self.explanation.satisfied
+
+    def lines(self) -> list[str]:
+        """For people."""
+        if self.usable:
+            return [f"this state is approved for profile '{self.profile}': its key can be used"]
+        if not self.holds_key:
+            return ["this host does not have the profile's key", "to do: sealvm host sync"]
+        return render(self.explanation)
+
+    def to_json(self) -> dict[str, Any]:
+        """Stable JSON."""
+        return {"usable": self.usable, "holds_key": self.holds_key, **self.explanation.to_json()}
+
+
+def measured_state(config: HostConfig) -> MeasuredState:
+    """The PCRs as they are now, with the boot log and preimages that this host has for them.
+
+    Raises TpmAwayFault, TpmFault, NotFoundError or MalformedError for a log or preimages that cannot be read.
+    """
+    with config.open_tpm() as tpm:
+        values = pcr.read(tpm, BOOT_PCRS)
+    hint = "the kernel shows the boot log only when it booted by UEFI with a TPM"
+    log = read_limited(config.eventlog, EVENT_LOG_BYTES_LIMIT, hint=hint)
+    return local_state(values, log, read_preimages(config))
+
+
+def read_preimages(config: HostConfig) -> tuple[bytes, ...]:
+    """The preimages beside the boot log; none when the host has no such file. MalformedError for another form."""
+    if config.preimages is None:
+        return ()
+    data = read_limited(config.preimages, PREIMAGES_FILE_LIMIT_BYTES, hint="correct its path in host.json")
+    listed = canonical.loads(data, str(config.preimages), PREIMAGES_FILE_LIMIT_BYTES)
+    try:
+        return tuple(base64.b64decode(preimage, validate=True) for preimage in listed)
+    except (TypeError, ValueError, binascii.Error) as problem:
+        raise MalformedError(f"{config.preimages}: expected a list of base64 strings") from problem
+
+
+def explain_host(config: HostConfig, profiles: Collection[str] | None = None) -> list[ProfileAnswer]:
+    """An answer for each profile of the stored trust bundle, or for those of `profiles` that it lists."""
+    keyring = Keyring(config.directory)
+    bundle = stored_bundle(keyring)
+    state = measured_state(config)
+    return [
+        _answer(keyring, profile, state) for profile in bundle.profiles if profiles is None or profile.name in profiles
+    ]
+
+
+def _answer(keyring: Keyring, profile: BundleProfile, state: MeasuredState) -> ProfileAnswer:
+    held = [epoch for epoch in profile.epochs if keyring.holds(profile.name, epoch.epoch, epoch.cell)]
+    references = [approval.reference for epoch in held or profile.epochs for approval in epoch.approvals]
+    document = load_profile(profile.document, f"profile {profile.name} in the trust bundle")
+    return ProfileAnswer(profile.name, bool(held), explain(document, references, state))
+
+
+def refusal_lines(config: HostConfig, profiles: Sequence[str]) -> list[str]:
+    """What `explain_host` says about the profiles a launch was refused for; what kept it from saying so, otherwise.
+
+    Never raises a SealvmError: the refusal that it explains must reach the operator whatever else is wrong.
+    """
+    try:
+        answers = explain_host(config, profiles)
+    except SealvmError as error:
+        return [f"no explanation can be given: {error.message}"]
+    return [line for answer in answers for line in answer.lines()]
