@@ -86,7 +86,8 @@ def install_debian(tree: Path, log: Path) -> None:
     """Install the system into the new directory `tree`, with mmdebstrap's output in `log`.
 
     Takes about 25 s. Needs root, because the tree has Debian's owners and device nodes. The machine's apt proxy, TLS
-    and mirror settings are used for the download; proxy and TLS settings do not end up in the tree. Raises EnvironmentFault.
+    and mirror settings are used for the download; proxy and TLS settings do not end up in the tree. Raises
+    EnvironmentFault.
     """
     if os.geteuid() != 0:
         raise EnvironmentFault("debian image: only root can install a system tree", hint="run this command with sudo")
