@@ -191,16 +191,17 @@ class TestProfileKey:
         approver, key, _ = self.make(host)
         values = self.pcr_values(host)
         wrap = seal(key.point, b"", b"secret")
-        for approval in (
-            sign_approval(approver, profile="web", epoch=2, cell="", selection=SELECTION, pcr_values=values),
-            sign_approval(approver, profile="db", epoch=1, cell="", selection=SELECTION, pcr_values=values),
-            sign_approval(
-                approver, profile="web", epoch=1, cell="", selection=SELECTION, pcr_values={**values, 4: bytes(32)}
-            ),
+        other_state = {**values, 4: bytes(31) + b"\1"}
+        for refused_by, profile, epoch, state in (
+            ("tpm2_ecdhzgen", "web", 2, values),
+            ("tpm2_ecdhzgen", "db", 1, values),
+            ("tpm2_policyauthorize", "web", 1, other_state),
         ):
-            dh = self.dh(host, approver, approval)
-            with pytest.raises(AssertionError, match="policy|tpm2_policyauthorize|tpm2_ecdhzgen"):
-                open_with_dh(wrap, b"", key.point, dh)
+            approval = sign_approval(
+                approver, profile=profile, epoch=epoch, cell="", selection=SELECTION, pcr_values=state
+            )
+            with pytest.raises(AssertionError, match=refused_by):
+                open_with_dh(wrap, b"", key.point, self.dh(host, approver, approval))
 
     def test_password_does_nothing(self, host: Host) -> None:
         _, key, _ = self.make(host)

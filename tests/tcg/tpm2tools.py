@@ -66,11 +66,11 @@ class Tools:
         self.process.wait(10)
 
     def try_run(self, command: str, *arguments: object) -> subprocess.CompletedProcess[bytes]:
-        """Run one tool, then flush the transient objects that it left: there are three slots and no resource manager."""
+        """Run one tool, then flush the transient objects it left: there are three slots and no resource manager."""
         environment = {"PATH": os.environ["PATH"], "TPM2TOOLS_TCTI": f"swtpm:path={self.directory / 'S'}"}
         result = subprocess.run(
             [f"tpm2_{command}", *map(str, arguments)],
-            cwd=self.directory, env=environment, capture_output=True, timeout=60,
+            cwd=self.directory, env=environment, capture_output=True, timeout=60, check=False,
         )  # fmt: skip
         subprocess.run(["tpm2_flushcontext", "-t"], env=environment, check=True, capture_output=True, timeout=60)
         return result
