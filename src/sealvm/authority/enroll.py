@@ -1,0 +1,150 @@
+"""Enrollment at the authority: stores and clock around the checks of protocol.enroll."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from sealvm.authority import audit, bundle
+from sealvm.authority.ports import Context, Transaction
+from sealvm.authority.records import EnrollmentRecord, HostRecord, RootRecord, StateRecord
+from sealvm.authority.seal import keys_for
+from sealvm.authority.tokens import token_digest
+from sealvm.crypto.ec import keyid_of
+from sealvm.errors import EnrollmentRefused, Refusal
+from sealvm.protocol import enroll
+from sealvm.protocol.enroll import ProvedHost
+from sealvm.protocol.messages import EnrollChallenge, EnrollFinish, EnrollStart, SealedKey, SyncAnswer
+from sealvm.protocol.state import ProvedState
+from sealvm.secret import Secret
+from sealvm.tcg.ekcert import TrustRoot
+from sealvm.tcg.public import parse_public
+
+SESSION_BYTES = 16
+NONCE_BYTES = 32
+TICKET_HINT = "ask an operator for a new join ticket"
+
+
+def start(ctx: Context, message: EnrollStart) -> EnrollChallenge:
+    """Steps 1 and 2: check the join token and everything presented, and challenge the TPM.
+
+    The token is not used up yet. EnrollmentRefused names the check. An earlier enrollment of this host that is still
+    pending is void.
+    """
+    now = ctx.now()
+    digest = token_digest(message.token)
+    with ctx.store.read() as tx:
+        ticket = tx.ticket_by_token(digest)
+        roots = [_trust_root(record) for record in tx.roots()]
+        pcrs = enroll.quoted_pcrs(index for record in tx.profiles() for index in record.pcrs)
+    if ticket is None:
+        raise EnrollmentRefused("the join token is not known", hint=TICKET_HINT, check="join-token")
+    if ticket.used is not None:
+        raise EnrollmentRefused("the join token was used already", hint=TICKET_HINT, check="join-token")
+    if ticket.expires <= now:
+        raise EnrollmentRefused("the join token has expired", hint=TICKET_HINT, check="join-token")
+    try:
+        presented = enroll.check_start(message, ticket.ek_digest.hex(), roots, now)
+    except Refusal as refusal:
+        _note_refusal(ctx, ticket.host, refusal)
+        raise
+    expires = now + ctx.settings.session_lifetime
+    pending, challenge = enroll.challenge(
+        presented,
+        session=ctx.random(SESSION_BYTES).hex(),
+        nonce=ctx.random(NONCE_BYTES),
+        secret=Secret(ctx.random(enroll.SECRET_BYTES)),
+        pcrs=pcrs,
+        expires=expires,
+    )
+    with ctx.store.write() as tx:
+        body = enroll.pending_to_json(pending)
+        tx.put_enrollment(EnrollmentRecord(pending.session, ticket.host, digest, expires, body))
+    return challenge
+
+
+def finish(ctx: Context, message: EnrollFinish) -> SyncAnswer:
+    """Steps 3 and 4: check the answer, use up the token, store the host, and seal every admitted profile key to it.
+
+    A challenge is good for one answer, right or wrong. Token, host and state change together or not at all; a token is
+    used up by success only. EnrollmentRefused or EvidenceRefused names the check.
+    """
+    with ctx.store.write() as tx:
+        record = tx.take_enrollment(message.session)
+    if record is None or record.expires <= ctx.now():
+        raise EnrollmentRefused(
+            "there is no pending enrollment for this answer", hint="begin the enrollment again", check="session"
+        )
+    try:
+        proved = enroll.check_finish(enroll.pending_from_json(record.body), message)
+    except Refusal as refusal:
+        _note_refusal(ctx, record.host, refusal)
+        raise
+    parent = proved.publics.import_parent
+    keys = keys_for(ctx, trust_class=proved.trust_class, import_parent_public=parent, have=())
+    envelope = bundle.current(ctx)
+    with ctx.store.write() as tx:
+        host = _store_host(ctx, tx, record, proved)
+    return answer(host, proved.state, keys, envelope)
+
+
+def answer(host: HostRecord, state: ProvedState, keys: tuple[SealedKey, ...], envelope: bytes) -> SyncAnswer:
+    """What an enrolled host receives."""
+    return SyncAnswer(
+        host=host.name,
+        host_id=host.host_id,
+        trust_class=host.trust_class or "",
+        events=len(state.measured.events),
+        keys=keys,
+        bundle=envelope,
+    )
+
+
+def state_record(ctx: Context, host: str, state: ProvedState) -> StateRecord:
+    """What is kept of a host's newest verified state."""
+    return StateRecord(
+        host=host,
+        qualifying_data=state.qualifying_data,
+        quote=state.quoted.attest,
+        signature=state.quoted.signature,
+        event_log=state.quoted.event_log,
+        preimages=state.quoted.preimages,
+        pcr_values=dict(state.measured.pcr_values),
+        events=len(state.measured.events),
+        verified=ctx.now(),
+    )
+
+
+def _store_host(ctx: Context, tx: Transaction, record: EnrollmentRecord, proved: ProvedHost) -> HostRecord:
+    known = tx.host(record.host)
+    if known is None or not tx.use_ticket(record.token_digest, ctx.now()):
+        raise EnrollmentRefused("the join token was used already", hint=TICKET_HINT, check="join-token")
+    publics = proved.publics
+    host = dataclasses.replace(
+        known,
+        trust_class=proved.trust_class,
+        tpm=proved.tpm,
+        ek_public=publics.ek,
+        ak_public=publics.ak,
+        srk_public=publics.srk,
+        import_parent_public=publics.import_parent,
+        request_key_public=publics.request_key,
+        request_keyid=keyid_of(parse_public(publics.request_key, "request key").point),
+        enrolled=ctx.now(),
+        last_sync=ctx.now(),
+    )
+    tx.update_host(host)
+    tx.put_state(state_record(ctx, host.name, proved.state))
+    details = {"trust_class": proved.trust_class, "tpm": proved.tpm, "events": len(proved.state.measured.events)}
+    audit.record(ctx, tx, f"host {host.name}", audit.Action.HOST_ENROLLED, host.name, **details)
+    return host
+
+
+def _note_refusal(ctx: Context, host: str, refusal: Refusal) -> None:
+    """The holder of a good token failed a check: the operator learns of it from the audit log."""
+    details = {"code": refusal.code, "check": str(refusal.fields.get("check", "")), "reason": refusal.message[:500]}
+    with ctx.store.write() as tx:
+        audit.record(ctx, tx, f"host {host}", audit.Action.HOST_REFUSED, host, **details)
+
+
+def _trust_root(record: RootRecord) -> TrustRoot:
+    return TrustRoot(record.certificate, record.trust_class)

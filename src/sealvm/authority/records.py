@@ -1,0 +1,169 @@
+"""What the authority remembers, one frozen record a table. All times are aware, UTC, whole seconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorRecord:
+    """Who may call the operator's API: the SHA-256 of a bearer token of 256 random bits."""
+
+    name: str
+    token_digest: bytes
+    created: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RootRecord:
+    """An EK root certificate and the trust class of what it vouches for."""
+
+    sha256: bytes
+    certificate: bytes
+    subject: str
+    trust_class: str
+    added: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class HostRecord:
+    """A host. The public areas and later fields are empty or None until it has enrolled."""
+
+    name: str
+    host_id: str
+    ek_digest: bytes
+    registered: datetime
+    trust_class: str | None = None
+    tpm: str = ""
+    ek_public: bytes = b""
+    ak_public: bytes = b""
+    srk_public: bytes = b""
+    import_parent_public: bytes = b""
+    request_key_public: bytes = b""
+    request_keyid: str | None = None
+    enrolled: datetime | None = None
+    last_sync: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TicketRecord:
+    """A join token, known by its digest only. One a host; used once."""
+
+    host: str
+    token_digest: bytes
+    ek_digest: bytes
+    expires: datetime
+    used: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EnrollmentRecord:
+    """An enrollment between challenge and answer. One a host; `body` is a protocol.enroll.PendingEnrollment."""
+
+    session: str
+    host: str
+    token_digest: bytes
+    expires: datetime
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ChallengeRecord:
+    """A synchronisation between challenge and answer. One a host."""
+
+    session: str
+    host: str
+    nonce: bytes
+    pcrs: tuple[int, ...]
+    expires: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class StateRecord:
+    """The newest verified state of a host, kept so that it can be verified again."""
+
+    host: str
+    qualifying_data: bytes
+    quote: bytes
+    signature: bytes
+    event_log: bytes
+    preimages: tuple[bytes, ...]
+    pcr_values: dict[int, bytes]
+    events: int
+    verified: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileRecord:
+    """A profile as applied: the YAML text, and its PCRs and trust classes, which no later document may change."""
+
+    name: str
+    document: str
+    pcrs: tuple[int, ...]
+    trust: tuple[str, ...]
+    applied: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class EpochRecord:
+    """One generation of a profile's key: the public area, and the custody name of the private half."""
+
+    profile: str
+    epoch: int
+    cell: str
+    mode: str
+    selection: tuple[int, ...]
+    point: bytes
+    public: bytes
+    approver_point: bytes
+    custody_name: str
+    created: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalRecord:
+    """A signed approval; `body` is its JSON, `host` whose state it was taken from."""
+
+    profile: str
+    epoch: int
+    cell: str
+    pcr_digest: bytes
+    host: str
+    body: dict[str, Any]
+    created: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ProvisionerRecord:
+    """A provisioner whose packages hosts accept for these profiles."""
+
+    name: str
+    point: bytes
+    profiles: tuple[str, ...]
+    trusted: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class BundleRecord:
+    """The newest signed trust bundle."""
+
+    version: int
+    envelope: bytes
+    issued: datetime
+    expires: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRecord:
+    """One link of the audit chain; see authority.audit."""
+
+    sequence: int
+    time: datetime
+    actor: str
+    action: str
+    subject: str
+    details: dict[str, Any]
+    previous: bytes
+    digest: bytes

@@ -1,0 +1,40 @@
+"""Sealing profile keys to a host: the only place where their private scalars are in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+
+from sealvm.authority.ports import Context
+from sealvm.authority.records import EpochRecord
+from sealvm.protocol.messages import SealedKey
+from sealvm.tcg.duplicate import duplicate
+from sealvm.tcg.public import name_of
+
+
+def keys_for(
+    ctx: Context, *, trust_class: str, import_parent_public: bytes, have: Container[bytes]
+) -> tuple[SealedKey, ...]:
+    """Every profile key that a host of this trust class may have and does not (`have`: Names), duplicated to its
+    parent.
+
+    A profile whose trust classes do not include the host's is left out: its key never reaches such a TPM. Call it
+    before `bundle.current`: epochs are only added, so every key is then in the bundle.
+    """
+    with ctx.store.read() as tx:
+        admitted = {record.name for record in tx.profiles() if trust_class in record.trust}
+        wanted = [record for record in tx.epochs() if record.profile in admitted and name_of(record.public) not in have]
+    return tuple(_seal(ctx, record, import_parent_public) for record in wanted)
+
+
+def _seal(ctx: Context, record: EpochRecord, import_parent_public: bytes) -> SealedKey:
+    blob = duplicate(ctx.custody.scalar(record.custody_name), record.public, import_parent_public)
+    return SealedKey(
+        profile=record.profile,
+        epoch=record.epoch,
+        cell=record.cell,
+        mode=record.mode,
+        public=blob.public,
+        duplicate=blob.duplicate,
+        in_sym_seed=blob.in_sym_seed,
+        approver_point=record.approver_point,
+    )

@@ -1,0 +1,169 @@
+"""What operators and the authority say to each other: requests and views, with limits (docs/spec/http-api-v1.md).
+
+Views are what an operator may see; they carry no key material and no evidence beyond PCR values and events.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from sealvm.protocol.messages import Message
+from sealvm.statements.bundle import DOCUMENT_CHARS_LIMIT
+from sealvm.statements.encoding import CellName, Digest, Epoch, Moment, ObjectName, PcrIndex, Point
+
+TrustClass = Literal["hardware", "virtual", "lab"]
+
+
+class RootRequest(Message):
+    """Accept EK certificates under this root (PEM, one certificate), as this class."""
+
+    certificate_pem: Annotated[str, Field(max_length=16 * 1024)]
+    trust_class: TrustClass
+
+
+class RootView(Message):
+    """An accepted EK root."""
+
+    sha256: Digest
+    subject: str
+    trust_class: TrustClass
+    added: Moment
+
+
+class RegisterRequest(Message):
+    """Let the host whose TPM has this EK join under this name. `ek_digest`: see tcg.ekcert.ek_digest."""
+
+    name: ObjectName
+    ek_digest: Digest
+    valid_seconds: Annotated[int, Field(ge=60, le=30 * 86400)] = 86400
+
+
+class TicketRequest(Message):
+    """A fresh join ticket for a registered host."""
+
+    valid_seconds: Annotated[int, Field(ge=60, le=30 * 86400)] = 86400
+
+
+class HostView(Message):
+    """A host: who it is, and which profiles its last verified state satisfies."""
+
+    name: ObjectName
+    host_id: str
+    ek_digest: Digest
+    state: Literal["registered", "enrolled"]
+    trust_class: TrustClass | None
+    tpm: str
+    registered: Moment
+    enrolled: Moment | None
+    last_sync: Moment | None
+    events: int | None
+    satisfies: tuple[str, ...]
+
+
+class ApplyRequest(Message):
+    """A profile document, YAML."""
+
+    document: Annotated[str, Field(max_length=DOCUMENT_CHARS_LIMIT)]
+
+
+class EpochView(Message):
+    """One generation of a profile's key."""
+
+    epoch: Epoch
+    cell: CellName
+    mode: str
+    point: Point
+    approvals: tuple[str, ...]
+
+
+class ProfileView(Message):
+    """A profile, its keys, and how many hosts its trust classes let in."""
+
+    name: ObjectName
+    description: str
+    pcrs: tuple[PcrIndex, ...]
+    trust: tuple[str, ...]
+    document: str
+    epochs: tuple[EpochView, ...]
+    outcome: Literal["created", "replaced", "unchanged", "shown"]
+
+
+class ApproveRequest(Message):
+    """Approve the state in which this host was last verified."""
+
+    host: ObjectName
+    dry_run: bool = False
+
+
+class RequirementView(Message):
+    """How one requirement came out, and by which event."""
+
+    name: str
+    says: str
+    met: bool
+    fact: str
+    expected: Any
+    found: Any
+    event_index: int | None
+    detail: str
+
+
+class ApprovalView(Message):
+    """The outcome of an approval, or of a dry run: the evaluation, and who has (or would have) access."""
+
+    profile: ObjectName
+    epoch: Epoch
+    cell: CellName
+    host: ObjectName
+    label: str
+    pcr_digest: Digest
+    requirements: tuple[RequirementView, ...]
+    satisfied_by: tuple[str, ...]
+    gaining: tuple[str, ...]
+    not_satisfied_by: tuple[str, ...]
+    outcome: Literal["signed", "existing", "dry-run"]
+
+
+class ProvisionerRequest(Message):
+    """Accept this provisioner's packages on all hosts, for these profiles."""
+
+    name: ObjectName
+    point: Point
+    profiles: Annotated[tuple[ObjectName, ...], Field(min_length=1, max_length=1024)]
+
+
+class ProvisionerView(Message):
+    """An accepted provisioner."""
+
+    name: ObjectName
+    keyid: str
+    point: Point
+    profiles: tuple[str, ...]
+    trusted: Moment
+
+
+class AuditEntryView(Message):
+    """One entry of the audit chain, as `authority.audit.verify` takes it."""
+
+    sequence: int
+    time: Moment
+    actor: str
+    action: str
+    subject: str
+    details: dict[str, Any]
+    previous: Digest
+    digest: Digest
+
+
+class Problem(Message):
+    """An error as RFC 9457 writes it, with sealvm's stable code."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    hint: str = ""
+    fields: dict[str, Any] = Field(default_factory=dict)
