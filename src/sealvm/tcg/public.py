@@ -43,8 +43,9 @@ class Scheme:
 class TpmtPublic:
     """A parsed public area. It is well formed; that it is what you wanted, `templates.check_template` says.
 
-    ECC keys have `curve` and `point` (uncompressed SEC1, on the curve; empty when `unique` is), RSA keys `key_bits`,
-    `exponent` (0 is encoded for 65537, and shown as it is encoded) and `modulus` (empty when `unique` is).
+    ECC keys have `curve` and `point` (uncompressed SEC1, on the curve), RSA keys `key_bits`,
+    `exponent` (0 is encoded for 65537, and shown as it is encoded) and `modulus`. `point` and `modulus` are empty when
+    `unique` is empty or zero, as in the template of a key still to be made.
     """
 
     type: int
@@ -91,10 +92,9 @@ def parse_public(raw: bytes, what: str) -> TpmtPublic:
             kind, name_alg, attributes, auth_policy, symmetric, scheme, bytes(raw), curve=curve, kdf=kdf, point=point
         )
     if kind == alg.ALG_RSA:
-        key_bits, exponent, modulus = reader.u16(), reader.u32(), reader.sized16()
+        key_bits, exponent = reader.u16(), reader.u32()
+        modulus = _read_modulus(reader, key_bits)
         reader.end()
-        if modulus and (len(modulus) * 8 != key_bits or modulus[0] < 0x80 or not modulus[-1] & 1):
-            raise MalformedError(f"{what}: modulus is not an odd number of {key_bits} bits")
         return TpmtPublic(
             kind, name_alg, attributes, auth_policy, symmetric, scheme, bytes(raw),
             key_bits=key_bits, exponent=exponent, modulus=modulus,
@@ -153,6 +153,15 @@ def _read_scheme(reader: Reader) -> Scheme:
     if scheme in _SCHEMES_WITH_HASH:
         return Scheme(scheme, hash_alg=reader.u16())
     raise MalformedError(f"{reader.what}: scheme {scheme:04x} is not supported")
+
+
+def _read_modulus(reader: Reader, key_bits: int) -> bytes:
+    modulus = reader.sized16()
+    if not any(modulus):  # a template's empty or zero unique field
+        return b""
+    if len(modulus) * 8 != key_bits or modulus[0] < 0x80 or not modulus[-1] & 1:
+        raise MalformedError(f"{reader.what}: modulus is not an odd number of {key_bits} bits")
+    return modulus
 
 
 def _read_point(reader: Reader, curve: int) -> bytes:
