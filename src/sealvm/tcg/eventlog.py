@@ -22,6 +22,7 @@ from sealvm.tcg.pcr import PCR_COUNT
 
 LOG_BYTES_MAX: Final = 1 << 20
 EVENTS_MAX: Final = 4096
+ALGORITHMS_MAX: Final = 8
 EVENT_DATA_BYTES_MAX: Final = 256 << 10
 
 _ALGORITHMS: Final = {0x0004: "sha1", 0x000B: "sha256", 0x000C: "sha384", 0x000D: "sha512", 0x0012: "sm3_256"}
@@ -131,16 +132,14 @@ def _header_algorithms(data: bytes) -> dict[str, int]:
     cursor.take(len(_SIGNATURE), "signature")
     cursor.take(8, "platform class and version")
     count = cursor.number(4, "number of algorithms")
-    if not 1 <= count <= len(_ALGORITHMS):
-        raise malformed(0, f"{count} digest algorithms, between 1 and {len(_ALGORITHMS)} are read")
+    if not 1 <= count <= ALGORITHMS_MAX:
+        raise malformed(0, f"{count} digest algorithms, between 1 and {ALGORITHMS_MAX} are read")
     sizes: dict[str, int] = {}
     for _ in range(count):
         number, size = struct.unpack("<HH", cursor.take(4, "algorithm"))
-        name = _ALGORITHMS.get(number)
-        if name is None or _DIGEST_BYTES[name] != size or name in sizes:
-            raise malformed(
-                0, f"digest algorithm 0x{number:04x} of {size} bytes is unknown, doubled or of a wrong size"
-            )
+        name = _algorithm(number)
+        if not 1 <= size <= 64 or _DIGEST_BYTES.get(name, size) != size or name in sizes:
+            raise malformed(0, f"digest algorithm 0x{number:04x} of {size} bytes is doubled or of a wrong size")
         sizes[name] = size
     cursor.take(cursor.number(1, "vendor information size"), "vendor information")
     if not cursor.at_end():
@@ -148,6 +147,11 @@ def _header_algorithms(data: bytes) -> dict[str, int]:
     if "sha256" not in sizes:
         raise malformed(0, f"no SHA-256 digests, only {', '.join(sizes)}")
     return sizes
+
+
+def _algorithm(number: int) -> str:
+    """The algorithm's name, or `0x…` for one whose digests are stepped over, as the header gives their size."""
+    return _ALGORITHMS.get(number, f"0x{number:04x}")
 
 
 def _event2(cursor: _Cursor, sizes: Mapping[str, int]) -> Event:
@@ -162,7 +166,7 @@ def _event2(cursor: _Cursor, sizes: Mapping[str, int]) -> Event:
     digests: dict[str, bytes] = {}
     for _ in range(count):
         number = cursor.number(2, "digest algorithm")
-        name = _ALGORITHMS.get(number, "")
+        name = _algorithm(number)
         if name not in sizes or name in digests:
             raise malformed(cursor.event, f"digest algorithm 0x{number:04x} is not announced in the header, or doubled")
         digests[name] = cursor.take(sizes[name], f"{name} digest")
