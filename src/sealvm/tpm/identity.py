@@ -25,6 +25,7 @@ from sealvm.tpm.structures import (
     encrypted_secret,
     id_object,
     no_hash_ticket,
+    nonce_data,
     pcr_selection,
     signature_der,
 )
@@ -181,7 +182,7 @@ def certify(tpm: Tpm, blobs: HostIdentityBlobs, which: Certified, nonce: bytes) 
             f"certifying the {which}",
             object_handle=handle,
             sign_handle=ak,
-            qualifying_data=nonce,
+            qualifying_data=nonce_data(nonce),
             in_scheme=ecdsa_scheme(),
             session1=session,
             session2=ESYS_TR.PASSWORD,
@@ -213,7 +214,7 @@ def quote(tpm: Tpm, selection: Iterable[int], nonce: bytes) -> tuple[bytes, byte
             "quoting PCRs",
             sign_handle=ak,
             pcr_select=pcr_selection(selection),
-            qualifying_data=nonce,
+            qualifying_data=nonce_data(nonce),
             in_scheme=ecdsa_scheme(),
             session1=ESYS_TR.PASSWORD,
         )

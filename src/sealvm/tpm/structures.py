@@ -33,7 +33,7 @@ from tpm2_pytss.types import (
     TPMU_HA,
 )
 
-from sealvm.crypto.ec import der_to_raw, raw_to_der
+from sealvm.crypto.ec import P256_POINT_BYTES, der_to_raw, raw_to_der
 from sealvm.errors import MalformedError
 
 __all__ = [
@@ -47,6 +47,17 @@ __all__ = [
     "TPM2_SU",
     "TPMA_SESSION",
 ]
+
+PRIVATE_LIMIT_BYTES = 1024
+SECRET_LIMIT_BYTES = 512
+ID_OBJECT_LIMIT_BYTES = 132
+NONCE_LIMIT_BYTES = 32
+
+
+def _at_most(contents: bytes, limit_bytes: int, what: str) -> bytes:
+    if len(contents) > limit_bytes:
+        raise MalformedError(f"{what}: {len(contents)} bytes, at most {limit_bytes} are allowed")
+    return contents
 
 
 def public_area(raw: bytes, what: str) -> Any:
@@ -67,21 +78,28 @@ def public_bytes(public: Any) -> bytes:
 
 def private_area(contents: bytes) -> Any:
     """TPM2B_PRIVATE with these contents: a wrapped blob, or a duplicate."""
-    return TPM2B_PRIVATE(buffer=contents)
+    return TPM2B_PRIVATE(buffer=_at_most(contents, PRIVATE_LIMIT_BYTES, "TPM2B_PRIVATE"))
 
 
 def encrypted_secret(contents: bytes) -> Any:
     """TPM2B_ENCRYPTED_SECRET with these contents."""
-    return TPM2B_ENCRYPTED_SECRET(secret=contents)
+    return TPM2B_ENCRYPTED_SECRET(secret=_at_most(contents, SECRET_LIMIT_BYTES, "TPM2B_ENCRYPTED_SECRET"))
 
 
 def id_object(contents: bytes) -> Any:
     """TPM2B_ID_OBJECT with these contents."""
-    return TPM2B_ID_OBJECT(credential=contents)
+    return TPM2B_ID_OBJECT(credential=_at_most(contents, ID_OBJECT_LIMIT_BYTES, "TPM2B_ID_OBJECT"))
+
+
+def nonce_data(nonce: bytes) -> bytes:
+    """Qualifying data of an attestation: at most 32 bytes, since sealvm's nonces have that size."""
+    return _at_most(nonce, NONCE_LIMIT_BYTES, "nonce")
 
 
 def ecc_point(point: bytes) -> Any:
-    """TPM2B_ECC_POINT of an uncompressed SEC1 point."""
+    """TPM2B_ECC_POINT of an uncompressed SEC1 point of P-256, 65 bytes."""
+    if len(point) != P256_POINT_BYTES or point[0] != 4:
+        raise MalformedError(f"P-256 point: expected 65 bytes that begin with 04, got {len(point)} bytes")
     return TPM2B_ECC_POINT(point=TPMS_ECC_POINT(x=point[1:33], y=point[33:65]))
 
 
