@@ -14,15 +14,20 @@ from collections.abc import Iterable
 from enum import StrEnum
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from sealvm.authority.ports import Context, Transaction
 from sealvm.authority.records import AuditRecord
 from sealvm.crypto import canonical
 from sealvm.crypto.labels import label_digest
 from sealvm.errors import IntegrityRefused
 from sealvm.protocol.operator import AuditEntryView
+from sealvm.statements.encoding import parse_message
 from sealvm.statements.times import format_time
 
 FIRST = bytes(32)
+EXPORT_LINE_LIMIT = 1024 * 1024
+_VIEW: TypeAdapter[AuditEntryView] = TypeAdapter(AuditEntryView)
 
 
 class Action(StrEnum):
@@ -74,6 +79,19 @@ def list_entries(ctx: Context, after: int, limit: int) -> list[AuditEntryView]:
             )
             for entry in tx.audit(after, limit)
         ]
+
+
+def parse_export(data: bytes) -> list[AuditRecord]:
+    """The entries of an exported log (one JSON object a line, as `GET /v1/audit` has them); MalformedError.
+
+    Verifies nothing: `verify` does.
+    """
+    records = []
+    for number, line in enumerate(data.splitlines(), start=1):
+        what = f"audit log, line {number}"
+        view = parse_message(_VIEW, canonical.loads(line, what, EXPORT_LINE_LIMIT), what)
+        records.append(AuditRecord(**dict(view)))
+    return records
 
 
 def entry_digest(entry: AuditRecord) -> bytes:

@@ -1,10 +1,13 @@
 """An authority in a directory: which file holds what, made once, opened at each start.
 
-authority.db              SQLite: everything but keys
-custody/  credential      the private keys, and what they are wrapped under (custody.files)
-tls/ca.pem                certificate of the private CA
-operator-token            the first operator's bearer token, mode 0600
-endpoint.json             {"url", "pid"} of the running process (authority.serve)
+    authority.db              SQLite: everything but keys
+    custody/  credential      the private keys, and what they are wrapped under (custody.files)
+    tls/ca.pem                certificate of the private CA
+    anchor.pub                public key of the trust bundle, PEM: what hosts and provisioners pin
+    operator-token            the first operator's bearer token, mode 0600
+    endpoint.json             {"url", "pid"} of the running process (authority.serve)
+
+The directory is mode 0700. Losing `credential` or `custody/` loses every profile key: keep backups of both, apart.
 """
 
 from __future__ import annotations
@@ -15,10 +18,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from sealvm.authority.init import create_keys, initialise
-from sealvm.authority.ports import TLS_CA_KEY, Context, Settings
+from sealvm.authority.ports import BUNDLE_KEY, TLS_CA_KEY, Context, Settings
 from sealvm.authority.sql.store import SqlStore
 from sealvm.authority.tls import make_ca
 from sealvm.authority.tokens import TOKEN_BYTES, encode_token
+from sealvm.crypto.ec import spki_pem
 from sealvm.custody.files import FileCustody
 from sealvm.errors import ConflictError, NotFoundError, StorageFault
 from sealvm.store.atomic import write_atomic
@@ -45,6 +49,7 @@ def create(directory: Path) -> None:
     custody = FileCustody.initialise(directory / "custody", directory / "credential")
     create_keys(custody)
     write_atomic(directory / "tls" / "ca.pem", make_ca(custody.scalar(TLS_CA_KEY), datetime.now(UTC)).encode(), 0o644)
+    write_atomic(directory / "anchor.pub", spki_pem(custody.signer(BUNDLE_KEY).point).encode(), 0o644)
     token = encode_token(secrets.token_bytes(TOKEN_BYTES))
     write_atomic(directory / "operator-token", token.reveal() + b"\n", 0o600)
     store = SqlStore.create(unfinished)

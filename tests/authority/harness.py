@@ -1,0 +1,170 @@
+"""An authority in a temporary directory, in this process, over real SQLite, custody and (where asked) TLS sockets."""
+
+from __future__ import annotations
+
+import base64
+import json
+import secrets
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import uvicorn
+
+from sealvm.authority import profiles, register, roots
+from sealvm.authority.http.app import create_app
+from sealvm.authority.local import create, open_context
+from sealvm.authority.ports import TLS_CA_KEY, Context
+from sealvm.authority.serve import _listen
+from sealvm.authority.tls import server_context
+from sealvm.client.authority import AuthorityClient
+from sealvm.host.config import HostConfig, save_host
+from sealvm.host.enroll import read_ek_digest
+from sealvm.lab.network import write_recording
+from sealvm.lab.recording import load_recording
+from sealvm.lab.swtpm import LabCa, Swtpm, manufacture, replay_pcrs
+from sealvm.protocol.messages import JoinTicket
+from sealvm.protocol.operator import ApplyRequest, ProfileView, RegisterRequest, RootRequest
+from sealvm.secret import Secret
+from sealvm.tcg.eventlog import extends, parse_event_log
+
+ACTOR = "operator test"
+PROFILE = """\
+name: {name}
+description: test
+pcrs: [{pcrs}]
+trust: [{trust}]
+requirements:
+  - name: cmdline-exact
+    says: the kernel starts with the approved options
+    fact: kernel.cmdline
+    equals: {cmdline}
+"""
+GOOD_CMDLINE = "root=/dev/vda ro lockdown=integrity initrd=initrd"
+
+
+def document(name: str = "measured", pcrs: str = "0, 2, 4, 7, 9", trust: str = "lab", cmdline: str = GOOD_CMDLINE) -> str:
+    """A profile the recorded good boot satisfies."""
+    return PROFILE.format(name=name, pcrs=pcrs, trust=trust, cmdline=cmdline)
+
+
+class Clock:
+    """A clock that tests can turn; starts at the real time."""
+
+    def __init__(self) -> None:
+        self.offset = timedelta()
+
+    def __call__(self) -> datetime:
+        return datetime.now(UTC) + self.offset
+
+
+@dataclass
+class Authority:
+    """One authority and what tests do with it."""
+
+    directory: Path
+    context: Context
+    clock: Clock
+
+    def apply(self, **parts: str) -> ProfileView:
+        return profiles.apply_profile(self.context, ACTOR, ApplyRequest(document=document(**parts)))
+
+    def trust(self, ca: LabCa, trust_class: str = "lab") -> None:
+        request = RootRequest.model_validate({"certificate_pem": ca.root.read_text(), "trust_class": trust_class})
+        roots.add_root(self.context, ACTOR, request)
+
+    def register(self, name: str, ek_digest: str) -> JoinTicket:
+        request = RegisterRequest(name=name, ek_digest=bytes.fromhex(ek_digest))
+        return register.register_host(self.context, ACTOR, request)
+
+    @property
+    def operator_token(self) -> Secret:
+        return Secret((self.directory / "operator-token").read_bytes().strip())
+
+
+def make_authority(directory: Path, url: str = "https://127.0.0.1:8443") -> Authority:
+    """A fresh authority under `directory`."""
+    create(directory)
+    return open_authority(directory, url)
+
+
+def open_authority(directory: Path, url: str = "https://127.0.0.1:8443") -> Authority:
+    clock = Clock()
+    opened = open_context(directory, url, [url])
+    context = Context(opened.store, opened.custody, opened.settings, clock, secrets.token_bytes)
+    return Authority(directory, context, clock)
+
+
+@contextmanager
+def served(directory: Path) -> Iterator[Authority]:
+    """The authority in `directory`, behind TLS on a free port of 127.0.0.1, in a thread of this process."""
+    listener = _listen("127.0.0.1", 0)
+    url = f"https://127.0.0.1:{listener.getsockname()[1]}"
+    authority = open_authority(directory, url)
+    ctx = authority.context
+    tls = server_context(ctx.custody.scalar(TLS_CA_KEY), ctx.settings.ca_pem, ["127.0.0.1"], datetime.now(UTC))
+    config = uvicorn.Config(
+        create_app(ctx), ssl_context_factory=lambda _c, _d: tls, log_config=None, access_log=False, lifespan="off"
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    try:
+        yield authority
+    finally:
+        server.should_exit = True
+        thread.join(timeout=10)
+        listener.close()
+
+
+def operator_of(authority: Authority) -> AuthorityClient:
+    """A client with the operator's token."""
+    settings = authority.context.settings
+    return AuthorityClient(settings.url, settings.ca_pem, token=authority.operator_token)
+
+
+def make_host(directory: Path, manufactured: Path, ca: LabCa, recording: str, name: str) -> HostConfig:
+    """A host directory with a running swtpm (state copied from `manufactured`) that booted as `recording`."""
+    (directory / "tpm").mkdir(parents=True)
+    for file in manufactured.iterdir():
+        if file.is_file() and file.name.startswith("tpm2-00"):
+            shutil.copy(file, directory / "tpm" / file.name)
+    tpm = Swtpm(directory / "tpm")
+    write_recording(directory, load_recording(recording))
+    shutil.copyfile(ca.intermediate, directory / "ek-chain.pem")
+    config = HostConfig(
+        directory=directory,
+        name=name,
+        tcti=tpm.tcti,
+        eventlog=directory / "eventlog.bin",
+        preimages=directory / "preimages.json",
+        ek_chain=directory / "ek-chain.pem",
+    )
+    save_host(config)
+    boot(config)
+    return config
+
+
+def boot(config: HostConfig) -> None:
+    """Power the host's TPM on and replay its event log."""
+    tpm = Swtpm(config.directory / "tpm")
+    tpm.power_cycle()
+    replay_pcrs(tpm.tcti, extends(parse_event_log(config.eventlog.read_bytes())))
+
+
+def make_tpm(directory: Path, ca: LabCa) -> Path:
+    """A manufactured TPM's state; about a second."""
+    manufacture(directory, ca)
+    return directory
+
+
+def ek_digest_of(config: HostConfig) -> str:
+    return read_ek_digest(config)
+
+
+def preimages_json(preimages: tuple[bytes, ...]) -> str:
+    return json.dumps([base64.b64encode(item).decode() for item in preimages])
