@@ -39,13 +39,12 @@ def header(algorithms: Sequence[tuple[int, int]] = ((0x000B, 32),), vendor: byte
     return struct.pack("<II20sI", 0, 3, bytes(20), len(data)) + data
 
 
-def encode(event: E) -> bytes:
-    fields = struct.pack("<IIIH32sI", event.pcr, event.event_type, 1, 0x000B, event.digest, len(event.data))
-    return fields + event.data
+def encode_event(pcr: int, event_type: int, digest: bytes, data: bytes) -> bytes:
+    return struct.pack("<IIIH32sI", pcr, event_type, 1, 0x000B, digest, len(data)) + data
 
 
 def log_of(events: Sequence[E]) -> bytes:
-    return header() + b"".join(map(encode, events))
+    return header() + b"".join(encode_event(e.pcr, e.event_type, e.digest, e.data) for e in events)
 
 
 def variable(name: str, value: bytes, vendor: uuid.UUID = GLOBAL) -> bytes:

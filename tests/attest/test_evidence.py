@@ -7,16 +7,24 @@ from __future__ import annotations
 
 import hashlib
 import uuid
+from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sealvm.attest.facts import FACTS, Fact, FactStatus
 from sealvm.attest.state import verify_measured_state
+from sealvm.errors import EvidenceRefused
+from sealvm.lab.recording import RECORDINGS, load_recording
+from sealvm.tcg.eventlog import parse_event_log
 from tests.attest.logs import (
     CMDLINE,
     FIRMWARE,
     E,
     boot,
+    encode_event,
+    header,
     initrd,
     load_options,
     log_of,
@@ -196,3 +204,31 @@ def test_firmware_that_measures_after_its_end_proves_nothing() -> None:
     assert fact("firmware.drivers", p2=[separator(2), late]).status is FactStatus.UNKNOWN
     assert fact("firmware.drivers", p2=[late, separator(2)]).value == (sha(b"late"),)
     assert fact("firmware.digests", p0=[FIRMWARE, separator(0), FIRMWARE]).status is FactStatus.UNKNOWN
+
+
+EDIT = st.tuples(st.integers(1, 24), st.sampled_from(["type", "data", "swap"]), st.integers(1, 24))
+
+
+@given(st.lists(EDIT, min_size=1, max_size=6), st.sampled_from(RECORDINGS))
+def test_no_edit_of_a_log_changes_what_it_proves(edits: list[tuple[int, str, int]], name: str) -> None:
+    """Whoever hands over the log may rewrite labels and data and reorder it: a fact stays as it was or gets unknown."""
+    recording = load_recording(name)
+    original = parse_event_log(recording.eventlog).events
+    events = list(original[1:])
+    for first, what, second in edits:
+        one, other = events[first - 1], events[second - 1]
+        if what == "type":
+            events[first - 1] = replace(one, event_type=other.event_type)
+        elif what == "data":
+            events[first - 1] = replace(one, data=other.data)
+        else:
+            events[first - 1], events[second - 1] = other, one
+    edited = header() + b"".join(encode_event(e.pcr, e.event_type, e.digests["sha256"], e.data) for e in events)
+    quote = quote_of(recording.eventlog)
+    truth = verify_measured_state(quote, recording.eventlog, recording.preimages).evidence
+    try:
+        claimed = verify_measured_state(quote, edited, recording.preimages).evidence
+    except EvidenceRefused:
+        return
+    for fact_name, found in claimed.items():
+        assert found.status is FactStatus.UNKNOWN or found.value == truth[fact_name].value, fact_name

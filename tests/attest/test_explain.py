@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from sealvm.tcg.events_types import EVENT_TYPES
 from tests.attest.logs import QUOTED, E, boot, program, recorded, secure_boot, separator, verified
 from tests.attest.test_evaluate import STARTER
 
+REFERENCE = Path(__file__).parents[2] / "docs/profiles.md"
 SMALL = """
 name: small
 pcrs: [0, 2, 4, 7, 9]
@@ -40,6 +42,7 @@ def test_the_tampered_host_is_told_which_event_differs_and_what_to_do() -> None:
         'breaks: cmdline-exact "the kernel starts with the approved options"',
         "to do: reboot with the approved command line, or approve this state",
     ]
+    assert "\n".join(render(explanation)) in REFERENCE.read_text()
     (difference,) = explanation.to_json()["differences"]
     assert (difference["pcr"], difference["event_index"], difference["event_type"]) == (9, 21, "EV_EVENT_TAG")
 

@@ -104,6 +104,12 @@ REFUSED = {
     "empty list": (document("fact: kernel.digest\n    in: []"), 7, "in"),
     "two lines of text": (document('fact: kernel.cmdline\n    equals: "a\\nb"'), 4, "one printable line"),
     "says with control characters": (document().replace("it holds", '"it \\e[2J holds"'), 5, "one printable line"),
+    "description with control characters": (document(description='description: "\\e[2J"'), 8, "one printable line"),
+    "label with control characters": (
+        document(f'fact: kernel.digest\n    in: {{"\\e[2J": {DIGEST}}}'),
+        7,
+        "one printable",
+    ),
     "surrogate": (document(description='description: "\\uD800"'), 8, ""),
 }
 

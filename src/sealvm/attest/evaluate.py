@@ -8,13 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sealvm.attest.facts import Evidence, Fact, FactStatus, named
+from sealvm.attest.facts import FACTS, Evidence, Fact, FactKind, FactStatus, FactValue, named
 from sealvm.attest.profile import Profile, Requirement
 
 
 @dataclass(frozen=True, slots=True)
 class RequirementResult:
-    """One requirement's answer. `detail` is the sentence for people: the value and where it comes from, or why not."""
+    """One requirement's answer.
+
+    `found` is the bare value, list elements separated by a comma and a space, and empty where there is none. `detail`
+    is for people: the value, labelled digests shortened, and where it comes from, or why there is none.
+    """
 
     name: str
     says: str
@@ -41,42 +45,34 @@ class Evaluation:
 
 def evaluate(profile: Profile, evidence: Evidence) -> Evaluation:
     """Answer each requirement of `profile` from `evidence`, which must come from the state that is to be judged."""
-    asked = {requirement.fact for requirement in profile.requirements}
-    return Evaluation(
-        profile.name, tuple(_answer(requirement, evidence, asked) for requirement in profile.requirements)
-    )
+    all_judged = any(r.fact == "bootapps" and r.predicate in ("equals", "in") for r in profile.requirements)
+    results = tuple(_answer(requirement, evidence, all_judged) for requirement in profile.requirements)
+    return Evaluation(profile.name, results)
 
 
-def _answer(requirement: Requirement, evidence: Evidence, asked: set[str]) -> RequirementResult:
+def _answer(requirement: Requirement, evidence: Evidence, all_judged: bool) -> RequirementResult:
     fact = evidence[requirement.fact]
     if fact.status is not FactStatus.KNOWN or fact.value is None:
         met = requirement.predicate == "absent" and fact.status is FactStatus.ABSENT
         return _result(requirement, met, "", fact.event_index, fact.reason)
     if requirement.predicate == "absent":
-        return _result(requirement, False, _shown(requirement, fact), fact.event_index, f"is there, {fact.source}")
+        return _result(requirement, False, _bare(fact.value), fact.event_index, f"is there, {fact.source}")
     met, event = _holds(requirement, fact)
-    found = _shown(requirement, fact)
-    detail = f"{found}, {fact.source}"
-    if met and (earlier := _unjudged_programs(requirement, evidence, asked)):
+    detail = f"{_shown(requirement, fact)}, {fact.source}"
+    earlier = evidence["bootapps"].events[:-1]
+    if met and requirement.fact == "kernel.digest" and earlier and not all_judged:
         met, event = False, earlier[0]
-        detail = (
-            f"{detail}; but {named(earlier)} measured what ran before it, and no requirement asks about bootapps: "
-            "a program that ran before can claim any successor"
+        detail += (
+            f"; but {named(earlier)} measured what ran before it and can claim any successor, "
+            "and no requirement says with `in` or `equals` what bootapps may be"
         )
-    return _result(requirement, met, found, event, detail)
+    return _result(requirement, met, _bare(fact.value), event, detail)
 
 
 def _result(requirement: Requirement, met: bool, found: str, event: int | None, detail: str) -> RequirementResult:
     return RequirementResult(
         requirement.name, requirement.says, met, requirement.fact, _expected(requirement), found, event, detail
     )
-
-
-def _unjudged_programs(requirement: Requirement, evidence: Evidence, asked: set[str]) -> tuple[int, ...]:
-    """Events of programs before the last, when the profile judges the last alone."""
-    if requirement.fact != "kernel.digest" or "bootapps" in asked:
-        return ()
-    return evidence["bootapps"].events[:-1]
 
 
 def _holds(requirement: Requirement, fact: Fact) -> tuple[bool, int | None]:
@@ -117,9 +113,8 @@ def wildcard(pattern: str, text: str) -> bool:
 
     Takes time in the product of the lengths at worst: no host can stall the authority with a chosen text.
     """
-    at = star = mark = 0
-    star = -1
-    position = 0
+    at = position = 0
+    star, mark = -1, 0  # the last `*` in the pattern, and how much of the text it leaves to what follows it
     while position < len(text):
         if at < len(pattern) and pattern[at] == "*":
             star, mark = at, position
@@ -194,10 +189,16 @@ def _shown(requirement: Requirement, fact: Fact) -> str:
 
 
 def _quoted(requirement: Requirement, value: str | bool) -> str:
-    """A value for people: text in quotes, a digest by its label and first digits."""
+    """A value for people: text in quotes, a digest by its label, or whole so that it can be put into a profile."""
     if isinstance(value, bool):
         return str(value).lower()
     label = requirement.label_of(value)
-    if "digest" in requirement.fact or requirement.fact in ("bootapps", "firmware.drivers"):
-        return f"{label} ({value[:12]}…)" if label else f"{value[:12]}…"
-    return f'"{value}"'
+    if FACTS[requirement.fact].kind in (FactKind.DIGEST, FactKind.DIGESTS):
+        return f"{label} ({value[:12]}…)" if label else value
+    return f'{label} "{value}"' if label else f'"{value}"'
+
+
+def _bare(value: FactValue) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(value)
+    return str(value).lower() if isinstance(value, bool) else value

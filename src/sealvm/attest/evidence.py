@@ -7,13 +7,14 @@ are theirs to write; they can extend any PCR further; they cannot change what a 
 2. data counts only where the event's digest is its hash, or that of a preimage;
 3. firmware facts use events before their PCR's separator, which is known by digest and not by label; an event of the
    fact's kind after it, or twice, makes the fact unknown;
-4. in PCR 4 whatever is not an action of the closed list below counts as a program, under whatever label;
+4. in PCR 4 whatever has not the digest of an action of the closed list below counts as a program, whatever its label;
 5. PCR 9 must have exactly the shape that the kernel's EFI stub gives it: the load options first, then at most an
    initrd. The first event of PCR 9 is then the one that the measured kernel wrote, and nothing can be slipped in.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
@@ -21,7 +22,6 @@ from sealvm.attest.events import MeasuredEvent
 from sealvm.attest.facts import FACTS, Evidence, Fact, absent, known, named, unknown
 from sealvm.tcg.events_data import EFI_GLOBAL_VARIABLE, decode_text
 from sealvm.tcg.events_types import (
-    EV_EFI_ACTION,
     EV_EFI_VARIABLE_DRIVER_CONFIG,
     EV_S_CRTM_VERSION,
     TAG_INITRD,
@@ -33,11 +33,12 @@ CMDLINE_BYTES_MAX: Final = 2047
 
 # PC Client Platform Firmware Profile 1.06, section 10.4.4, the strings of PCR 4.
 _BOOT_ACTIONS: Final = frozenset(
-    {
+    hashlib.sha256(text).digest()
+    for text in (
         b"Calling EFI Application from Boot Option",
         b"Returning from EFI Application from Boot Option",
         b"Entering ROM Based Setup",
-    }
+    )
 )
 
 
@@ -131,13 +132,8 @@ def _not_one(what: str, claimed: Sequence[MeasuredEvent]) -> str:
 
 
 def _programs(events: Sequence[MeasuredEvent]) -> tuple[Fact, Fact]:
-    """`bootapps` and `kernel.digest`: all of PCR 4 but its separator and the actions whose very text was hashed."""
-    programs = [
-        event
-        for event in events
-        if not event.is_separator
-        and not (event.event_type == EV_EFI_ACTION and event.content_from == "data" and event.data in _BOOT_ACTIONS)
-    ]
+    """`bootapps` and `kernel.digest`: all of PCR 4 but its separator and the known actions, told by their digests."""
+    programs = [event for event in events if not event.is_separator and event.digest not in _BOOT_ACTIONS]
     if not programs:
         reason = "the firmware started no program"
         return absent("bootapps", reason), absent("kernel.digest", reason)

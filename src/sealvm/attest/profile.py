@@ -57,6 +57,13 @@ class Requirement(BaseModel):
     def _one_line(cls, value: str) -> str:
         return _printable(value)
 
+    @field_validator("in_")
+    @classmethod
+    def _labels_are_lines(cls, value: list[Scalar] | dict[str, Scalar] | None) -> object:
+        for label in value if isinstance(value, dict) else ():
+            _printable(label)
+        return value
+
     @field_validator("fact")
     @classmethod
     def _fact_exists(cls, value: str) -> str:
@@ -123,6 +130,13 @@ class Profile(BaseModel):
     pcrs: Annotated[list[int], Field(min_length=1, max_length=24)]
     trust: Annotated[list[TrustClass], Field(min_length=1, max_length=3)] = ["hardware"]
     requirements: Annotated[list[Requirement], Field(min_length=1, max_length=REQUIREMENTS_MAX)]
+
+    @field_validator("description")
+    @classmethod
+    def _lines(cls, value: str) -> str:
+        for line in value.split("\n"):
+            _printable(line)
+        return value
 
     @field_validator("pcrs")
     @classmethod

@@ -11,7 +11,7 @@ from typing import Final, NoReturn, TypeAlias
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
-from ruamel.yaml.events import AliasEvent, CollectionStartEvent, NodeEvent, ScalarEvent
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, NodeEvent, ScalarEvent
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from sealvm.errors import MalformedError
@@ -81,7 +81,7 @@ def _check_events(text: str, source: str) -> None:
             raise malformed(source, line, "tags are not allowed in a profile")
         if isinstance(event, CollectionStartEvent):
             depth += 1
-        elif type(event).__name__ in ("SequenceEndEvent", "MappingEndEvent"):
+        elif isinstance(event, CollectionEndEvent):
             depth -= 1
         if depth > _DEPTH_MAX:
             raise malformed(source, line, f"nested more than {_DEPTH_MAX} levels deep")
