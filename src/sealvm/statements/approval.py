@@ -20,7 +20,7 @@ from sealvm.crypto import canonical
 from sealvm.crypto.ec import P256_POINT_BYTES, Signer, verify_digest
 from sealvm.errors import MalformedError, SignatureRefused
 from sealvm.tcg import policy
-from sealvm.tcg.pcr import PcrSelection, pcr_digest
+from sealvm.tcg.pcr import PCR_COUNT, PcrSelection, pcr_digest
 
 MAX_NAME_BYTES = 128
 MAX_LABEL_BYTES = 256
@@ -76,11 +76,9 @@ class Approval:
         """Read what `to_json` wrote. MalformedError for another form; verifies nothing, `verify_approval` does."""
         if not isinstance(obj, dict) or set(obj) != _FIELDS:
             raise MalformedError(f"{what}: expected an object with the fields {', '.join(sorted(_FIELDS))}")
-        epoch, reference = obj["epoch"], obj["reference"]
+        epoch = obj["epoch"]
         if type(epoch) is not int:
             raise MalformedError(f"{what}: epoch must be an integer")
-        if not isinstance(reference, dict) or len(canonical.dumps(reference)) > MAX_REFERENCE_BYTES:
-            raise MalformedError(f"{what}: reference must be an object of at most {MAX_REFERENCE_BYTES} bytes")
         return cls(
             profile=_text(obj, "profile", MAX_NAME_BYTES, what),
             epoch=epoch,
@@ -93,7 +91,7 @@ class Approval:
             approver_point=_hex(obj, "approver", P256_POINT_BYTES, what),
             signature_der=_signature(obj["signature"], what),
             label=_text(obj, "label", MAX_LABEL_BYTES, what),
-            reference=reference,
+            reference=_reference(obj["reference"], what),
         )
 
 
@@ -181,7 +179,7 @@ def _check_claims(mode: str, selection: Iterable[int]) -> PcrSelection:
 
 def _text(obj: Mapping[str, Any], key: str, limit: int, what: str) -> str:
     value = obj[key]
-    if not isinstance(value, str) or len(value.encode()) > limit:
+    if not isinstance(value, str) or len(value.encode("utf-8", "surrogatepass")) > limit:
         raise MalformedError(f"{what}: {key} must be a string of at most {limit} bytes")
     return value
 
@@ -196,10 +194,18 @@ def _hex(obj: Mapping[str, Any], key: str, size: int, what: str) -> bytes:
 def _indices(value: object, what: str) -> tuple[int, ...]:
     if not isinstance(value, list) or not all(type(index) is int for index in value):
         raise MalformedError(f"{what}: selection must be a list of PCR indices")
-    chosen = tuple(PcrSelection(value))
-    if list(chosen) != value:
-        raise MalformedError(f"{what}: selection must be ascending without repetition")
-    return chosen
+    if value != sorted(set(value)) or not all(0 <= index < PCR_COUNT for index in value):
+        raise MalformedError(f"{what}: selection must be PCR indices below {PCR_COUNT}, ascending, each once")
+    return tuple(value)
+
+
+def _reference(value: object, what: str) -> dict[str, Any]:
+    try:
+        if isinstance(value, dict) and len(canonical.dumps(value)) <= MAX_REFERENCE_BYTES:
+            return value
+    except (ValueError, TypeError, RecursionError):
+        pass
+    raise MalformedError(f"{what}: reference must be a JSON object of at most {MAX_REFERENCE_BYTES} bytes")
 
 
 def _signature(value: object, what: str) -> bytes:

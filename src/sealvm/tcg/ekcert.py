@@ -40,6 +40,15 @@ OID_TPM_VERSION = x509.ObjectIdentifier("2.23.133.2.3")
 
 _CHAIN = "ek.certificate-chain"
 
+_PARSE_ERRORS = (  # what the library raises for malformed certificates, found by fuzzing
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
+
 PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
 
 
@@ -163,7 +172,7 @@ def _load(der: bytes, what: str) -> x509.Certificate:
     try:
         certificate = x509.load_der_x509_certificate(der)
         _ = certificate.extensions, certificate.subject, certificate.issuer  # parsed lazily by the library
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+    except _PARSE_ERRORS as error:
         raise MalformedError(f"{what}: not an X.509 certificate: {error}") from None
     return certificate
 
