@@ -133,15 +133,19 @@ def check_recipients(data: bytes, header: Header) -> dict[str, Any]:
 
     Raises MalformedError (1, 4), IntegrityRefused (2, 3). Whether a wrap opens is seen only with its key.
     """
+    return _check_tree(data, header.digest, header.expression)
+
+
+def _check_tree(data: bytes, context: str, expression: Expression) -> dict[str, Any]:
     obj = canonical.loads(data, "recipients", MAX_RECIPIENTS_BYTES)  # 1
     if not isinstance(obj, dict) or set(obj) != {"format", "header", "tree"} or obj["format"] != FORMAT_VERSION:
         raise MalformedError(f"recipients: expected format {FORMAT_VERSION} with header and tree")
-    if obj["header"] != header.digest:  # 2
+    if obj["header"] != context:  # 2
         raise IntegrityRefused(
-            f"recipients belong to package {str(obj['header'])[:64]}, not to {header.digest}",
+            f"recipients belong to package {str(obj['header'])[:64]}, not to {context}",
             hint="fetch the package again",
         )
-    if parse_expression(_without_wraps(obj["tree"], 1)) != header.expression:  # 3
+    if parse_expression(_without_wraps(obj["tree"], 1)) != expression:  # 3
         raise IntegrityRefused("recipients do not have the shape of the signed profile expression")
     tree: dict[str, Any] = obj["tree"]
     wraps = [wrap for _, wraps in _leaves(tree) for wrap in wraps]  # 4
@@ -171,11 +175,33 @@ def open_recipients(
 
     Faults of the TPM pass through.
     """
-    tree = check_recipients(data, header)
-    attempt = _Attempt(header, opener, profiles)
+    return open_wraps(
+        data,
+        header.digest,
+        header.expression,
+        opener,
+        profiles,
+        lambda key: check_commitment(key, header.commitment, header.lineage, header.version),
+    )
+
+
+def open_wraps(
+    data: bytes,
+    context: str,
+    expression: Expression,
+    opener: ProfileKeyOpener,
+    profiles: Collection[str] | None,
+    accept: Callable[[Secret], None],
+) -> Secret:
+    """A secret that `build_recipients` wrapped for `context` and `expression`, as soon as `accept` takes one.
+
+    `accept` raises IntegrityRefused for a secret that is not the one. Raises as `open_recipients`.
+    """
+    tree = _check_tree(data, context, expression)
+    attempt = _Attempt(context, opener, profiles)
     for candidate in attempt.solutions(tree):
         try:
-            check_commitment(candidate, header.commitment, header.lineage, header.version)
+            accept(candidate)
         except IntegrityRefused as refusal:
             attempt.refusals.append(refusal)
         else:
@@ -184,7 +210,7 @@ def open_recipients(
         for met in reversed(attempt.refusals):
             if isinstance(met, kind):
                 raise met
-    names = sorted(set(leaves_of(header.expression)))
+    names = sorted(set(leaves_of(expression)))
     raise NoRecipientRefused(
         f"this host holds no key for the package's profiles: {', '.join(names)}",
         hint="sync the host with the authority, or have the package re-wrapped to the present epoch",
@@ -196,7 +222,7 @@ def open_recipients(
 class _Attempt:
     """One walk over the tree: yields what the host's keys unwrap, and remembers why others did not."""
 
-    header: Header
+    context: str
     opener: ProfileKeyOpener
     profiles: Collection[str] | None
     refusals: list[Refusal] = field(default_factory=list)
@@ -240,7 +266,7 @@ class _Attempt:
 
     def _unwrap(self, profile: str, wrap: Wrap) -> Secret:
         dh: Callable[[bytes], bytes] = lambda enc: self.opener.ecdh(profile, wrap.epoch, wrap.cell, enc)  # noqa: E731
-        info = wrap_info(profile, wrap.epoch, wrap.cell, self.header.digest)
+        info = wrap_info(profile, wrap.epoch, wrap.cell, self.context)
         point = self.opener.point(profile, wrap.epoch, wrap.cell)
         try:
             return hpke.open_with_dh(wrap.data, info, point, dh)
