@@ -100,7 +100,7 @@ def test_forged_signature_is_refused_by_the_tpm(tpm: Tpm, host: Host) -> None:
 
 
 def test_approved_policy_that_is_not_the_state(tpm: Tpm, host: Host) -> None:
-    """Someone edits pcr_digest in an approval: the signature still stands for the old policy, and PolicyAuthorize says no."""
+    """An approval whose pcr_digest was edited: the signature still stands for the old policy, and the TPM says no."""
     values = pcr.read(tpm, SELECTION)
     old = host.owner.approve({**values, 9: b"g" * 32})
     with pytest.raises(StateRefused, match="TPM_RC_VALUE"):

@@ -71,7 +71,7 @@ class KeyOpener:
         return self._listed(profile, epoch, cell).point
 
     def ecdh(self, profile: str, epoch: int, cell: str, point: bytes) -> bytes:
-        """X coordinate of the shared point, 32 bytes. StateRefused naming the profile when the state is not approved."""
+        """X coordinate of the shared point, 32 bytes. StateRefused, naming the profile, in a state not approved."""
         if self.uses >= MAX_ATTEMPTS:
             raise StateRefused(
                 f"profile '{profile}' epoch {epoch}: {MAX_ATTEMPTS} keys were tried for this package already",
