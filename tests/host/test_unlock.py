@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -190,6 +191,12 @@ def test_at_most_eight_attempts(rig: Rig, host: Host) -> None:
     with pytest.raises(StateRefused, match="8 keys were tried"):
         opener.ecdh("measured-kernel", 1, "", PROVISIONER.point)
     assert opener.uses == 8
+
+
+def test_launches_at_the_same_time_take_turns(rig: Rig, host: Host) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [pool.submit(unlock, rig.config, package_for(KEY, [host.owner])) for _launch in range(8)]
+    assert [job.result().uses for job in jobs] == [1] * 8
 
 
 def test_key_other_than_the_committed_one_is_refused(rig: Rig, host: Host) -> None:
