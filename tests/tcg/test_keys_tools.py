@@ -115,6 +115,21 @@ class TestTemplates:
             public = check_template(raw, template, "ek")
             assert public_of(template, public.point or public.modulus) == raw
 
+    def test_ek_p256_of_tpm2_tools_fits_and_activates(self, host: Host) -> None:
+        tools = host.tools
+        tools.run("createek", "-G", "ecc", "-c", "ek-p256.ctx", "-u", "ek-p256.pub")
+        raw = tools.public_of("ek-p256.ctx")
+        assert templates.ek_template_of(raw) is templates.EK_ECC_P256
+        id_object, encrypted = make_credential(raw, name_of(host.ak), b"secret")
+        tools.put("cred", bytes.fromhex("badcc0de00000001") + b2(id_object) + b2(encrypted))
+        tools.start_session()
+        tools.run("policysecret", "-S", "s.ctx", "-c", "e")
+        tools.run(
+            "activatecredential", "-c", "ak.ctx", "-C", "ek-p256.ctx", "-i", "cred", "-o", "cred.out",
+            "-P", "session:s.ctx",
+        )  # fmt: skip
+        assert tools.get("cred.out") == b"secret"
+
     def test_weaker_import_parent_is_refused_by_field(self, host: Host) -> None:
         with pytest.raises(EnrollmentRefused) as refused:
             check_template(host.srk, templates.IMPORT_PARENT, "import-parent")
