@@ -12,8 +12,8 @@ from typing import NoReturn
 class Secret:
     """Bytes whose repr, str and pickle never reveal them; `reveal()` is the one, greppable way to the value.
 
-    Python cannot promise to wipe memory, so this guards against accidents (logs, tracebacks, serialisation), not against
-    a reader of the process's memory. Comparison takes constant time for equal lengths.
+    Python cannot promise to wipe memory, so this guards against accidents (logs, tracebacks, serialisation), not
+    against a reader of the process's memory. Comparison takes constant time for equal lengths.
     """
 
     __slots__ = ("_value",)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sealvm.errors import MalformedError
 from sealvm.host.files import read_limited
+from sealvm.host.keyring import BUNDLE_LIMIT_BYTES
 
 LIMIT_BYTES = 1024 * 1024
 
@@ -21,3 +22,8 @@ def read_text(path: Path, what: str) -> str:
         return read_bytes(path, what).decode()
     except UnicodeDecodeError as problem:
         raise MalformedError(f"{what} {path}: is not UTF-8 text") from problem
+
+
+def read_bundle(path: Path | None) -> bytes | None:
+    """The trust bundle's envelope in a file, or None when no file was named. Raises as `read_bytes`."""
+    return None if path is None else read_limited(path, BUNDLE_LIMIT_BYTES, hint="a host's is its bundle.dsse")

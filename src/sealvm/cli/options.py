@@ -61,6 +61,17 @@ def host_option(function: Function) -> Function:
     return wrapped  # type: ignore[return-value]
 
 
+def host_argument(function: Function) -> Function:
+    """`[HOST]`, resolved to a host's folder."""
+
+    @click.argument("host", required=False, envvar="SEALVM_HOST")
+    @functools.wraps(function)
+    def wrapped(*args: Any, host: str | None, **kwargs: Any) -> Any:
+        return function(*args, host_dir=host_dir_of(host), **kwargs)
+
+    return wrapped  # type: ignore[return-value]
+
+
 def provisioner_option(function: Function) -> Function:
     """`--provisioner`, resolved to a folder."""
 

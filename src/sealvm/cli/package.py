@@ -52,7 +52,8 @@ def build(
     authority_dir: Path,
 ) -> None:
     """Encrypt the disk IMAGE for profiles into the launch package REFERENCE (oci:DIR[:TAG]). No host is named."""
-    from sealvm.cli.trust import trusted_bundle
+    from sealvm.cli.files import read_bundle
+    from sealvm.client.operator import trusted_bundle
     from sealvm.package.expression import any_of
     from sealvm.package.settings import parse_settings
     from sealvm.provisioner.build import DEFAULT_CHUNK_BYTES, BuildOptions, build_package
@@ -74,7 +75,7 @@ def build(
             image,
             parse_reference(reference),
             expression=any_of(list(profiles)),
-            profile_keys=profile_key_refs(trusted_bundle(authority_dir, bundle), profiles),
+            profile_keys=profile_key_refs(trusted_bundle(authority_dir, read_bundle(bundle)), profiles),
             signer=signer,
             options=options,
             progress=report,
@@ -105,14 +106,15 @@ def inspect(reference: str) -> None:
 @json_option
 def verify(reference: str, deep: bool, bundle: Path | None, authority_dir: Path) -> None:
     """Check signature, digests and structure of the package REFERENCE. Needs no key."""
-    from sealvm.cli.trust import trusted_bundle
+    from sealvm.cli.files import read_bundle
+    from sealvm.client.operator import trusted_bundle
     from sealvm.host.unlock import accepted_provisioners
     from sealvm.package.inspect import verify_package
     from sealvm.store.layout import OciLayout
     from sealvm.store.reference import parse_reference
 
     place = parse_reference(reference)
-    accepted = accepted_provisioners(trusted_bundle(authority_dir, bundle))
+    accepted = accepted_provisioners(trusted_bundle(authority_dir, read_bundle(bundle)))
     with OciLayout.open(place.directory) as layout, progress(f"verifying {place}") as report:
         verified = verify_package(layout, place.tag, accepted, deep=deep, progress=report)
     emit(

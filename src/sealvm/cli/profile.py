@@ -100,7 +100,7 @@ def approval_lines(views: Sequence[ApprovalView]) -> list[str]:
     for view in views:
         lines += [f"{'met' if r.met else 'NOT'}  {r.name}  {r.detail}" for r in view.requirements]
         verb = {"signed": "approval signed", "existing": "approved before", "dry-run": "nothing signed (dry run)"}
-        lines.append(f"{verb[view.outcome]}: epoch {view.epoch}, PCR digest {view.pcr_digest[:16]}…")
+        lines.append(f"{verb[view.outcome]}: epoch {view.epoch}, PCR digest {view.pcr_digest.hex()[:16]}…")
         lines.append(f"  satisfied by:     {', '.join(view.satisfied_by) or 'no host'}")
         lines.append(f"  not satisfied by: {', '.join(view.not_satisfied_by) or 'no host'}")
     return lines

@@ -53,7 +53,7 @@ class KeyOpener:
     def __init__(self, config: HostConfig, keyring: Keyring, bundle: TrustBundle) -> None:
         self._config = config
         self._keyring = keyring
-        self._bundle = bundle
+        self.bundle = bundle
         self.uses = 0
         """TPM2_ECDH_ZGen commands sent so far."""
         self.tpm_seconds = 0.0
@@ -61,7 +61,7 @@ class KeyOpener:
 
     def holds(self, profile: str, epoch: int, cell: str) -> bool:
         """Whether the keyring has this key and the bundle lists the very same one."""
-        listed = self._bundle.epoch_of(profile, epoch, cell)
+        listed = self.bundle.epoch_of(profile, epoch, cell)
         if listed is None or not self._keyring.holds(profile, epoch, cell):
             return False
         return self._keyring.key(profile, epoch, cell).public == listed.public
@@ -93,7 +93,7 @@ class KeyOpener:
             self.tpm_seconds += time.monotonic() - started
 
     def _listed(self, profile: str, epoch: int, cell: str) -> BundleEpoch:
-        listed = self._bundle.epoch_of(profile, epoch, cell)
+        listed = self.bundle.epoch_of(profile, epoch, cell)
         if listed is None:
             raise NoRecipientRefused(
                 f"profile '{profile}' epoch {epoch}: not in this host's trust bundle",

@@ -26,6 +26,8 @@ from pathlib import Path
 
 from sealvm.errors import ConflictError, EnvironmentFault, NotFoundError
 from sealvm.host.config import HostConfig, save_host
+from sealvm.host.hypervisor.qemu import Qemu
+from sealvm.host.instances import list_instances, stop_instance
 from sealvm.lab.recording import RECORDINGS, Recording, load_recording
 from sealvm.lab.swtpm import LabCa, Swtpm, make_ca, manufacture, replay_pcrs
 from sealvm.store.atomic import write_atomic
@@ -91,7 +93,7 @@ class Lab:
         raise NotFoundError(f"no host {name!r} in the lab at {self.directory}")
 
     def create(self, hosts: Mapping[str, str] = DEFAULT_HOSTS) -> None:
-        """Make the lab's folder, CA and TPMs; a broken attempt leaves no lab.json. ConflictError when a lab is there."""
+        """Make the lab's folder, CA and TPMs; a broken attempt leaves no lab.json. ConflictError if there is one."""
         if self.exists:
             raise ConflictError(
                 f"a lab is in {self.directory} already", hint="remove it with: sealvm lab down --remove"
@@ -187,12 +189,15 @@ class Lab:
         return pid
 
     def down(self, *, remove: bool) -> None:
-        """Power everything off. With `remove` the folder goes as well, and every key in it."""
-        if not self.exists and not (self.directory / "hosts").is_dir():
+        """Power everything off, VMs included. With `remove` the folder goes as well, and every key in it."""
+        if not (self.directory / "hosts").is_dir():
             return
         self.stop_authority()
-        for folder in sorted((self.directory / "hosts").glob("*/tpm")):
-            Swtpm(folder).stop()
+        hypervisor = Qemu("tcg")  # to stop a machine, how it was accelerated does not matter
+        for folder in sorted((self.directory / "hosts").iterdir()):
+            for instance in list_instances(folder, hypervisor):
+                stop_instance(folder, instance.record.id, hypervisor, grace_seconds=0)
+            Swtpm(folder / "tpm").stop()
         if remove:
             shutil.rmtree(self.directory)
 

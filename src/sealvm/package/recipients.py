@@ -181,7 +181,7 @@ def open_recipients(
         header.expression,
         opener,
         profiles,
-        lambda key: check_commitment(key, header.commitment, header.lineage, header.version),
+        accept=lambda key: check_commitment(key, header.commitment, header.lineage, header.version),
     )
 
 
@@ -191,6 +191,7 @@ def open_wraps(
     expression: Expression,
     opener: ProfileKeyOpener,
     profiles: Collection[str] | None,
+    *,
     accept: Callable[[Secret], None],
 ) -> Secret:
     """A secret that `build_recipients` wrapped for `context` and `expression`, as soon as `accept` takes one.

@@ -1,0 +1,207 @@
+"""`sealvm host`: enroll hosts, keep them in step, explain what they can open.
+
+`register` and `list` are an operator's and speak to the authority; the others run on the host itself.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sealvm.cli.options import SYSTEM, authority_option, host_argument, json_option
+from sealvm.cli.output import emit, note, table
+
+if TYPE_CHECKING:
+    from sealvm.host.explain import ProfileAnswer
+    from sealvm.host.sync import SyncReport
+
+
+@click.group()
+def host() -> None:
+    """Enroll hosts, keep them in step, explain what they can open."""
+
+
+@host.command()
+@click.argument("name")
+@click.option("--directory", type=click.Path(path_type=Path), default=SYSTEM / "host", show_default=True)
+@click.option("--tcti", help="The TPM's address, as tss2 writes it. [default: device:/dev/tpmrm0]")
+@click.option("--ek-chain", type=click.Path(path_type=Path), help="PEM: certificates between EK certificate and root.")
+@json_option
+def init(name: str, directory: Path, tcti: str | None, ek_chain: Path | None) -> None:
+    """Make the folder of this machine as the host NAME."""
+    from sealvm.errors import ConflictError
+    from sealvm.host.config import SYSTEM_TCTI, HostConfig, load_host, save_host
+
+    if (directory / "host.json").exists():
+        raise ConflictError(f"{directory} is a host's folder already", hint="edit its host.json, or remove it first")
+    save_host(HostConfig(directory=directory.absolute(), name=name, tcti=tcti or SYSTEM_TCTI, ek_chain=ek_chain))
+    load_host(directory)
+    emit({"name": name, "directory": str(directory)}, [f"host '{name}' made in {directory}", "next: sealvm host ek"])
+
+
+@host.command()
+@host_argument
+@json_option
+def ek(host_dir: Path) -> None:
+    """Print the digest of this host's EK: what an operator registers, having it from a trusted source."""
+    from sealvm.host.config import load_host
+    from sealvm.host.enroll import read_ek_digest
+
+    digest = read_ek_digest(load_host(host_dir))
+    emit({"ek_digest": digest}, [digest])
+
+
+@host.command()
+@click.argument("name")
+@click.option("--ek", "ek_digest", required=True, help="Digest of the host's EK, from `sealvm host ek`.")
+@click.option("--ticket", type=click.Path(path_type=Path), help="Where to write the ticket. [default: NAME.ticket]")
+@click.option("--again", is_flag=True, help="Another ticket for a host that is registered already.")
+@authority_option
+@json_option
+def register(name: str, ek_digest: str, ticket: Path | None, again: bool, authority_dir: Path) -> None:
+    """Let the host NAME join, once; writes its join ticket, which is secret until it is used."""
+    from sealvm.client.operator import operator_client
+    from sealvm.store.atomic import write_atomic
+
+    with operator_client(authority_dir) as client:
+        issued = client.issue_ticket(name) if again else client.register_host(name, ek_digest)
+    path = ticket or Path(f"{name}.ticket")
+    write_atomic(path, issued.model_dump_json().encode(), 0o600)
+    emit(
+        {"host": issued.host, "ticket": str(path), "expires": issued.expires.isoformat()},
+        [f"host '{name}' may enroll once with {path}, until {issued.expires:%Y-%m-%d %H:%M} UTC"],
+    )
+
+
+@host.command()
+@host_argument
+@click.option("--ticket", type=click.Path(path_type=Path), required=True, help="The join ticket from `host register`.")
+@json_option
+def enroll(host_dir: Path, ticket: Path) -> None:
+    """Prove this host's TPM to the authority and receive the profile keys."""
+    from sealvm.cli.files import read_bytes
+    from sealvm.host.enroll import enroll as run
+    from sealvm.protocol.messages import parse_ticket
+
+    report = run(host_dir, parse_ticket(read_bytes(ticket, "join ticket")))
+    ticket.unlink(missing_ok=True)  # used up
+    _show_report(report, f"host '{report.host}' enrolled")
+
+
+@host.command()
+@host_argument
+@json_option
+def sync(host_dir: Path) -> None:
+    """Prove this host's present state and fetch what is new: keys, approvals, provisioners."""
+    from sealvm.host.sync import sync as run
+
+    report = run(host_dir)
+    _show_report(report, f"host '{report.host}' in step")
+
+
+@host.command()
+@host_argument
+@json_option
+def status(host_dir: Path) -> None:
+    """Whether this host is enrolled, and which profiles it can use now."""
+    from datetime import UTC, datetime
+
+    from sealvm.host.config import load_host
+    from sealvm.host.explain import explain_host
+    from sealvm.host.keyring import Keyring
+    from sealvm.host.unlock import bundle_expired, stored_bundle
+
+    config = load_host(host_dir)
+    keyring = Keyring(config.directory)
+    if not keyring.enrolled:
+        emit({"host": config.name, "enrolled": False}, [f"host '{config.name}' is not enrolled"])
+        return
+    bundle = stored_bundle(keyring)
+    answers = explain_host(config)
+    expired = bundle_expired(bundle, datetime.now(UTC))
+    data: dict[str, Any] = {
+        "host": config.name,
+        "enrolled": True,
+        "authority": config.authority_url,
+        "bundle": {"version": bundle.version, "expires": bundle.expires.isoformat(), "expired": expired},
+        "profiles": [{"name": a.profile, "holds_key": a.holds_key, "usable": a.usable} for a in answers],
+    }
+    lines = [
+        f"host '{config.name}', enrolled with {config.authority_url}",
+        f"trust bundle {bundle.version}, {'EXPIRED' if expired else 'good until'} {bundle.expires:%Y-%m-%d}",
+    ]
+    lines += [f"  {_verdict(answer)}  {answer.profile}" for answer in answers] or ["  no profiles yet"]
+    emit(data, lines)
+
+
+@host.command()
+@host_argument
+@click.option("--profile", "profiles", multiple=True, help="Only this profile; repeatable.")
+@json_option
+def explain(host_dir: Path, profiles: tuple[str, ...]) -> None:
+    """For each profile: can this host use its key now, and if not, which PCR and event differ, and what to do.
+
+    Exit code 20 when a profile's key cannot be used. Needs no network.
+    """
+    from sealvm.cli.exit_codes import EXIT_CODES
+    from sealvm.errors import NotFoundError, StateRefused
+    from sealvm.host.config import load_host
+    from sealvm.host.explain import explain_host
+
+    config = load_host(host_dir)
+    answers = explain_host(config, profiles or None)
+    if unknown := set(profiles) - {answer.profile for answer in answers}:
+        raise NotFoundError(f"profile {min(unknown)!r} is not in this host's trust bundle", hint="sealvm host sync")
+    emit({"host": config.name, "profiles": [a.to_json() for a in answers]}, lambda: _explained(config.name, answers))
+    if not all(answer.usable for answer in answers):
+        sys.exit(EXIT_CODES[StateRefused])
+
+
+@host.command("list")
+@authority_option
+@json_option
+def list_hosts(authority_dir: Path) -> None:
+    """All hosts that the authority knows, and which profiles their last verified states satisfy."""
+    from sealvm.client.operator import operator_client
+
+    with operator_client(authority_dir) as client:
+        rows = [view.model_dump(mode="json") for view in client.hosts()]
+    shown = [{**row, "satisfies": " ".join(row["satisfies"]), "ek": row["ek_digest"][:16]} for row in rows]
+    emit(rows, table(shown, ["name", "state", "trust_class", "tpm", "last_sync", "satisfies"], "no hosts"))
+
+
+def _show_report(report: SyncReport, headline: str) -> None:
+    keys = [{"profile": profile, "epoch": epoch, "cell": cell} for profile, epoch, cell in report.new_keys]
+    data = {
+        "host": report.host,
+        "host_id": report.host_id,
+        "trust_class": report.trust_class,
+        "events": report.events,
+        "new_keys": keys,
+        "keys": len(report.all_keys),
+        "bundle_version": report.bundle_version,
+        "bundle_expires": report.bundle_expires.isoformat(),
+    }
+    lines = [
+        f"{headline}: TPM of class {report.trust_class}, log of {report.events} events replays to the quote",
+        f"  {len(report.all_keys)} profile keys in the TPM ({len(keys)} new), trust bundle {report.bundle_version}",
+    ]
+    lines += [f"  new: profile '{key['profile']}' epoch {key['epoch']}" for key in keys]
+    emit(data, lines)
+
+
+def _verdict(answer: ProfileAnswer) -> str:
+    return "usable " if answer.usable else "refused" if answer.holds_key else "no key "
+
+
+def _explained(name: str, answers: list[ProfileAnswer]) -> list[str]:
+    if not answers:
+        note("the trust bundle lists no profiles")
+    lines: list[str] = []
+    for answer in answers:
+        lines.append(f"host '{name}', profile '{answer.profile}': {_verdict(answer).strip()}")
+        lines += [f"  {line}" for line in answer.lines()]
+    return lines
