@@ -77,6 +77,8 @@ def test_any_change_is_refused(changes: dict[str, Any], says: str) -> None:
         {"selection": ()},
         {"selection": (0, 24)},
         {"approver_point": b"x"},
+        {"profile": "\ud800"},
+        {"cell": "x" * 1025},
     ],
 )
 def test_out_of_range_is_malformed(changes: dict[str, Any]) -> None:
@@ -108,7 +110,8 @@ LOOP["x"] = LOOP
     [
         None, [], {}, {**GOOD, "extra": 1}, {key: value for key, value in GOOD.items() if key != "label"},
         {**GOOD, "epoch": "1"}, {**GOOD, "epoch": True}, {**GOOD, "epoch": 1.0}, {**GOOD, "profile": 1},
-        {**GOOD, "profile": "x" * 129}, {**GOOD, "label": "x" * 257}, {**GOOD, "selection": "0"},
+        {**GOOD, "profile": "x" * 129}, {**GOOD, "cell": "\ud800"}, {**GOOD, "label": "x" * 257},
+        {**GOOD, "selection": "0"},
         {**GOOD, "selection": [0, True]}, {**GOOD, "selection": [2, 0]}, {**GOOD, "selection": [0, 0]},
         {**GOOD, "selection": [24]}, {**GOOD, "pcr_digest": "ab"}, {**GOOD, "pcr_digest": "AB" * 32},
         {**GOOD, "policy_ref": None}, {**GOOD, "approver": "04"}, {**GOOD, "signature": ""}, {**GOOD, "signature": 1},
@@ -123,6 +126,6 @@ def test_malformed_json(obj: object) -> None:
 
 
 @given(st.sampled_from(sorted(GOOD)), st.none() | st.integers() | st.text(max_size=5) | st.lists(st.integers()))
-def test_any_field_value_is_read_or_malformed(key: str, value: object) -> None:
-    with contextlib.suppress(MalformedError):
-        Approval.from_json({**GOOD, key: value})
+def test_any_field_value_is_judged(key: str, value: object) -> None:
+    with contextlib.suppress(MalformedError, SignatureRefused):
+        verify_approval(Approval.from_json({**GOOD, key: value}))

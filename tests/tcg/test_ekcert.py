@@ -176,6 +176,16 @@ def test_refused(leaf: bytes, between: list[bytes], root: Ca, now: datetime) -> 
     assert refused.value.fields["check"] == "ek.certificate-chain"
 
 
+def test_an_intermediate_can_be_the_root() -> None:
+    ek = verify_ek_certificate(LEAF, [], [TrustRoot(ISSUER.der, "virtual")], NOW)
+    assert (ek.trust_class, ek.root) == ("virtual", "CN=issuer")
+
+
+def test_time_without_zone_is_a_programming_error() -> None:
+    with pytest.raises(ValueError, match="zone"):
+        verify(now=NOW.replace(tzinfo=None))
+
+
 def test_refused_without_any_root() -> None:
     with pytest.raises(EnrollmentRefused, match="no root is trusted"):
         verify_ek_certificate(LEAF, [ISSUER.der], [], NOW)

@@ -179,9 +179,16 @@ def _check_claims(mode: str, selection: Iterable[int]) -> PcrSelection:
 
 def _text(obj: Mapping[str, Any], key: str, limit: int, what: str) -> str:
     value = obj[key]
-    if not isinstance(value, str) or len(value.encode("utf-8", "surrogatepass")) > limit:
-        raise MalformedError(f"{what}: {key} must be a string of at most {limit} bytes")
+    if not isinstance(value, str) or not _fits(value, limit):
+        raise MalformedError(f"{what}: {key} must be a string of at most {limit} bytes of UTF-8")
     return value
+
+
+def _fits(text: str, limit: int) -> bool:
+    try:
+        return len(text.encode("utf-8")) <= limit
+    except UnicodeEncodeError:  # a lone surrogate
+        return False
 
 
 def _hex(obj: Mapping[str, Any], key: str, size: int, what: str) -> bytes:

@@ -108,6 +108,8 @@ def verify_ek_certificate(
     The caller must still compare the key (`ek_matches`), check the EK's template, and bar what it bars.
     """
     leaf = _load(strip_padding(certificate_der), "ek certificate")  # 1
+    if now.tzinfo is None:
+        raise ValueError("the time must say its zone")
     if len(intermediates) > MAX_INTERMEDIATES:
         raise MalformedError(f"ek certificate: {len(intermediates)} intermediates, at most {MAX_INTERMEDIATES} allowed")
     between = [_load(strip_padding(der, "ek intermediate"), "ek intermediate") for der in intermediates]

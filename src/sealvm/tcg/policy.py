@@ -16,6 +16,7 @@ from sealvm.tcg import algorithms as alg
 from sealvm.tcg.pcr import PcrSelection
 
 ZERO: Final = bytes(32)
+MAX_NAME_BYTES: Final = 1024
 
 MODE_STANDING: Final = "standing"
 MODE_LEASED: Final = "leased"
@@ -68,13 +69,16 @@ def or_(*branches: bytes) -> bytes:
 def profile_ref(profile: str, epoch: int, cell: str, mode: str) -> bytes:
     """R, the policyRef that ties an approval to one profile key: 32 bytes.
 
-    MalformedError for an epoch that is not 1..2^32-1 or an unknown mode.
+    MalformedError for an epoch that is not 1..2^32-1, an unknown mode, or a name that UTF-8 cannot hold or that is
+    longer than 1024 bytes.
     """
     if mode not in MODES:
         raise MalformedError(f"mode {mode!r}: expected one of {', '.join(MODES)}")
     if not 1 <= epoch <= 0xFFFFFFFF:
         raise MalformedError(f"epoch {epoch}: expected 1 to 4294967295")
-    return label_digest("profile", profile.encode(), u32(epoch), cell.encode(), mode.encode())
+    return label_digest(
+        "profile", _name_bytes("profile", profile), u32(epoch), _name_bytes("cell", cell), mode.encode()
+    )
 
 
 def profile_key_policy(approver_name: bytes, policy_ref: bytes) -> bytes:
@@ -85,6 +89,16 @@ def profile_key_policy(approver_name: bytes, policy_ref: bytes) -> bytes:
 def approved_standing(selection: Iterable[int], pcr_digest: bytes) -> bytes:
     """The policy that a standing approval approves: PolicyPCR alone."""
     return pcr(ZERO, selection, pcr_digest)
+
+
+def _name_bytes(what: str, name: str) -> bytes:
+    try:
+        encoded = name.encode("utf-8")
+    except UnicodeEncodeError:
+        raise MalformedError(f"{what} name: not representable in UTF-8") from None
+    if len(encoded) > MAX_NAME_BYTES:
+        raise MalformedError(f"{what} name: {len(encoded)} bytes, at most {MAX_NAME_BYTES} are allowed")
+    return encoded
 
 
 def _extend(digest: bytes, command_code: int, arguments: bytes) -> bytes:
