@@ -20,10 +20,9 @@ from typing import Any
 
 from sealvm.errors import ConflictError, HypervisorFault, ImageError, IntegrityRefused, StorageFault
 from sealvm.host import luks, qcow2
-from sealvm.host.hypervisor.qmp import QmpConnection
+from sealvm.host.hypervisor.qmp import QmpConnection, start_controlled
 from sealvm.host.nbd import read_export
-from sealvm.host.process import ProcessRef, start_process
-from sealvm.host.sockets import listening_socket
+from sealvm.host.process import ProcessRef
 from sealvm.secret import Secret
 
 DISK_EXPORT = "disk"
@@ -55,6 +54,16 @@ class StorageDaemon:
     process: ProcessRef
     control_socket: Path
     disk_socket: Path
+
+    @classmethod
+    def at(cls, process: ProcessRef, runtime_dir: Path) -> StorageDaemon:
+        """The daemon of this process whose sockets lie in `runtime_dir`."""
+        return cls(process, *cls.sockets(runtime_dir))
+
+    @staticmethod
+    def sockets(runtime_dir: Path) -> tuple[Path, Path]:
+        """Where its control and its disk are served."""
+        return runtime_dir / "storage.qmp", runtime_dir / "disk.nbd"
 
     def stop(self) -> None:
         """Write everything out and end the daemon; one that is gone already is no error. Raises HypervisorFault."""
@@ -97,11 +106,11 @@ def open_disk(spec: DiskSpec, key: Secret) -> StorageDaemon:
 
 
 def _serve(spec: DiskSpec, key: Secret, *, new: bool) -> StorageDaemon:
-    control, disk_socket = spec.runtime_dir / "storage.qmp", spec.runtime_dir / "disk.nbd"
-    process = _start_daemon(key, control, spec.log)
-    daemon = StorageDaemon(process, control, disk_socket)
-    try:
-        with QmpConnection(control, "storage daemon") as qmp:
+    control, disk_socket = StorageDaemon.sockets(spec.runtime_dir)
+    with _key_file(key) as key_fd:
+        argv = ["qemu-storage-daemon", "--object", f"secret,id=overlay,format=raw,file=/proc/self/fd/{key_fd}"]
+        with start_controlled(argv, "--monitor", control, spec.log, (key_fd,)) as started:
+            qmp = started.qmp
             _open_container(qmp, spec.overlay)
             if new:
                 _run_job(qmp, {"driver": "qcow2", "file": "luks", "size": spec.disk_bytes, "version": "v3"})
@@ -109,19 +118,7 @@ def _serve(spec: DiskSpec, key: Secret, *, new: bool) -> StorageDaemon:
             qmp.execute("nbd-server-start", {"addr": server})
             _check_overlay(qmp, disk_socket, spec.disk_bytes)
             _open_graph(qmp, spec.backing_socket, spec.disk_bytes)
-    except BaseException:
-        process.end(grace_seconds=1.0)
-        raise
-    return daemon
-
-
-def _start_daemon(key: Secret, control: Path, log: Path) -> ProcessRef:
-    with _key_file(key) as key_fd, listening_socket(control) as control_fd:
-        argv = ["qemu-storage-daemon"]
-        argv += ["--object", f"secret,id=overlay,format=raw,file=/proc/self/fd/{key_fd}"]
-        argv += ["--chardev", f"socket,id=control,fd={control_fd},server=on,wait=off"]
-        argv += ["--monitor", "chardev=control"]
-        return start_process(argv, log, inherit=(key_fd, control_fd))
+    return StorageDaemon.at(started.process, spec.runtime_dir)
 
 
 @contextmanager

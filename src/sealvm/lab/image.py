@@ -97,15 +97,17 @@ def build_busybox_image(path: Path, greeting: str, cache: Path) -> Path:
 def build_grub_image(path: Path, greeting: str) -> Path:
     """Write an 8 MiB disk whose boot loader prints `greeting` on the serial port, then takes commands; return `path`.
 
-    `save_env`, `load_env` and `list_env` write and read the disk (`note` is set to `nothing` at first), `cat` reads
-    `/notes`, `halt` powers off. Needs neither root nor a download. Raises InputError, EnvironmentFault or StorageFault.
+    `save_env` and `list_env` write and read the disk (`note` is `nothing` at first), `cat /notes` reads 190 KB that
+    booting does not, `halt` powers off. Needs neither root nor a download. Raises InputError, EnvironmentFault,
+    StorageFault.
     """
     _check_greeting(greeting)
     quoted = greeting.replace("'", "'\\''")
-    config = f"serial --unit=0 --speed=115200\nterminal_input serial\nterminal_output serial\necho '{quoted}'\n"
+    config = f"serial --unit=0\nterminal_input serial\nterminal_output serial\necho '{quoted}'\n"
+    notes = "".join(f"note {number} of this disk\n" for number in range(8192))
     with _work_beside(path) as work:
         tree = work / "tree"
-        _write_tree(tree, {"boot/grub/grub.cfg": config, "notes": "the notes of this disk\n"})
+        _write_tree(tree, {"boot/grub/grub.cfg": config, "notes": notes})
         env = str(tree / "boot/grub/grubenv")
         image_boot.run_tool(["grub-editenv", env, "create"], f"image {path}")
         image_boot.run_tool(["grub-editenv", env, "set", "note=nothing"], f"image {path}")

@@ -35,6 +35,16 @@ class Machine:
     control_socket: Path
     console_socket: Path
 
+    @classmethod
+    def at(cls, process: ProcessRef, runtime_dir: Path) -> Machine:
+        """The machine of this process whose sockets lie in `runtime_dir`."""
+        return cls(process, *cls.sockets(runtime_dir))
+
+    @staticmethod
+    def sockets(runtime_dir: Path) -> tuple[Path, Path]:
+        """Where its control and its console are served."""
+        return runtime_dir / "machine.qmp", runtime_dir / "console"
+
 
 class RunState(Enum):
     """What an instance does at this moment, in the words that people see."""

@@ -15,8 +15,7 @@ from pathlib import Path
 from sealvm.errors import HypervisorFault, InputError
 from sealvm.host.hypervisor.base import Machine, MachineSpec, RunState
 from sealvm.host.hypervisor.probe import Accelerator
-from sealvm.host.hypervisor.qmp import QmpConnection
-from sealvm.host.process import start_process
+from sealvm.host.hypervisor.qmp import QmpConnection, start_controlled
 from sealvm.host.sockets import listening_socket
 
 _PROGRAM = "qemu-system-x86_64"
@@ -43,21 +42,12 @@ class Qemu:
 
         Raises HypervisorFault with QEMU's own words when it does not start; nothing is left running then.
         """
-        control, console = spec.runtime_dir / "qemu.qmp", spec.runtime_dir / "console"
-        with listening_socket(control) as control_fd, listening_socket(console) as console_fd:
-            argv = self._command(spec, control_fd, console_fd)
-            process = start_process(argv, spec.log, inherit=(control_fd, console_fd))
-        machine = Machine(process, control, console)
-        try:
-            with _control(machine) as qmp:
-                qmp.execute("query-status")
-        except HypervisorFault as fault:
-            process.end(grace_seconds=1.0)
-            raise HypervisorFault(f"qemu does not start: {_last_line(spec.log) or fault.message}") from fault
-        except BaseException:
-            process.end(grace_seconds=1.0)
-            raise
-        return machine
+        control_socket, console_socket = Machine.sockets(spec.runtime_dir)
+        with listening_socket(console_socket) as console_fd:
+            argv = self._command(spec, console_fd)
+            with start_controlled(argv, "--mon", control_socket, spec.log, (console_fd,)) as started:
+                started.qmp.execute("query-status")
+        return Machine.at(started.process, spec.runtime_dir)
 
     def resume(self, machine: Machine) -> None:
         """Let the guest's processors run."""
@@ -92,7 +82,7 @@ class Qemu:
         except HypervisorFault:
             return  # gone or deaf: the next, stronger step deals with both
 
-    def _command(self, spec: MachineSpec, control_fd: int, console_fd: int) -> list[str]:
+    def _command(self, spec: MachineSpec, console_fd: int) -> list[str]:
         if not 1 <= spec.cpus <= _MAX_CPUS:
             raise InputError(f"{spec.cpus} processors: expected 1 to {_MAX_CPUS}")
         disk = f"driver=nbd,node-name=disk,server.type=unix,server.path={_quoted(spec.disk_socket)}"
@@ -108,8 +98,6 @@ class Qemu:
             *("-object", "rng-builtin,id=entropy", "-device", "virtio-rng-pci,rng=entropy"),
             *("-chardev", f"socket,id=console,fd={console_fd},server=on,wait=off"),
             *("-device", "isa-serial,chardev=console"),
-            *("-chardev", f"socket,id=control,fd={control_fd},server=on,wait=off"),
-            *("-mon", "chardev=control,mode=control"),
         ]
 
 
@@ -120,11 +108,3 @@ def _control(machine: Machine, timeout_seconds: float = 20.0) -> QmpConnection:
 def _quoted(value: str | Path) -> str:
     """A value inside a QEMU option list, where a comma is written twice."""
     return os.fspath(value).replace(",", ",,")
-
-
-def _last_line(log: Path) -> str:
-    try:
-        lines = log.read_text(errors="replace").strip().splitlines()
-    except OSError:
-        return ""
-    return lines[-1] if lines else ""

@@ -1,13 +1,19 @@
 """QMP, the control protocol of QEMU and its storage daemon, for code that is not asynchronous.
 
-One connection at a time is served by the other side, so a connection is made for a task and closed after it. Commands
-carry no key: keys reach a process by inherited descriptor only.
+A program is started with two monitors. The first serves a Unix socket for as long as the program runs, one connection
+at a time, so a connection is made for a task and closed after it. The second is a socket pair, open from the start, for
+what is to be done first. Connecting to the first while the program still sets it up is a race in QEMU 7.2 (it greets
+twice, or never answers); both share a thread that sets them up in order, so an answer on the second says that the first
+is ready. Commands carry no key: keys reach a process by inherited descriptor only.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine, Mapping
+import socket
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -17,6 +23,8 @@ from qemu.qmp.error import QMPError
 from qemu.qmp.qmp_client import ExecuteError
 
 from sealvm.errors import HypervisorFault
+from sealvm.host.process import ProcessRef, start_process
+from sealvm.host.sockets import listening_socket
 
 _T = TypeVar("_T")
 COMMAND_SECONDS = 20.0
@@ -28,8 +36,11 @@ class QmpConnection:
     Events are kept from the moment of connection until they are waited for. Not for use by two threads.
     """
 
-    def __init__(self, socket: Path, what: str, timeout_seconds: float = COMMAND_SECONDS) -> None:
-        """Connect and negotiate. Raises HypervisorFault when nobody answers in time."""
+    def __init__(self, address: Path | socket.socket, what: str, timeout_seconds: float = COMMAND_SECONDS) -> None:
+        """Connect, unless `address` is a connected socket, and negotiate.
+
+        Raises HypervisorFault when nobody answers in time.
+        """
         self._what = what
         self._timeout_seconds = timeout_seconds
         self._loop = asyncio.new_event_loop()
@@ -37,7 +48,8 @@ class QmpConnection:
         self._events = EventListener()
         self._client.register_listener(self._events)
         try:
-            self._run(lambda: self._client.connect(str(socket)), "connecting", timeout_seconds)
+            target = address if isinstance(address, socket.socket) else str(address)
+            self._run(lambda: self._client.connect(target), "connecting", timeout_seconds)
         except HypervisorFault:
             self._loop.close()
             raise
@@ -90,3 +102,51 @@ class QmpConnection:
         except (QMPError, EOFError, OSError) as error:
             reason = str(error) or type(error).__name__
             raise HypervisorFault(f"{self._what}: {doing}: {reason}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Controlled:
+    """A program that was just started: its process, and the session for what is to be done first."""
+
+    process: ProcessRef
+    qmp: QmpConnection
+
+
+@contextmanager
+def start_controlled(
+    argv: Sequence[str], monitor_option: str, control: Path, log: Path, inherit: Sequence[int] = ()
+) -> Iterator[Controlled]:
+    """Start a QEMU program that serves QMP at `control`; the session given ends with the block, the program goes on.
+
+    When the block raises, the program is ended. `monitor_option` is the program's own word for a monitor. Raises
+    HypervisorFault with the program's last words when it does not start, EnvironmentFault, StorageFault.
+    """
+    what = argv[0]
+    ours, theirs = socket.socketpair()
+    with ours, listening_socket(control) as control_fd:
+        monitors = ["--chardev", f"socket,id=control,fd={control_fd},server=on,wait=off"]
+        monitors += [monitor_option, "chardev=control,mode=control"]
+        monitors += ["--chardev", f"socket,id=first,fd={theirs.fileno()}", monitor_option, "chardev=first,mode=control"]
+        with theirs:
+            process = start_process([*argv, *monitors], log, (*inherit, control_fd, theirs.fileno()))
+        try:
+            with _first_session(ours, what, log) as qmp:
+                yield Controlled(process, qmp)
+        except BaseException:
+            process.end(grace_seconds=1.0)
+            raise
+
+
+def _first_session(connected: socket.socket, what: str, log: Path) -> QmpConnection:
+    try:
+        return QmpConnection(connected, what)
+    except HypervisorFault as fault:
+        raise HypervisorFault(f"{what} does not start: {_last_line(log) or fault.message}") from fault
+
+
+def _last_line(log: Path) -> str:
+    try:
+        lines = log.read_text(errors="replace").strip().splitlines()
+    except OSError:
+        return ""
+    return lines[-1] if lines else ""
