@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,13 +10,38 @@ import pytest
 
 from sealvm.host.config import HostConfig
 from sealvm.lab.swtpm import LabCa, Swtpm, make_ca
-from tests.authority.harness import Authority, make_authority, make_host, make_tpm
+from tests.authority.harness import Authority, Server, make_authority, make_host, make_tpm, open_authority
+
+
+@pytest.fixture(scope="session")
+def initialised(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of an authority as `authority init` left it; tests copy it."""
+    return make_authority(tmp_path_factory.mktemp("initialised") / "authority").directory
 
 
 @pytest.fixture
-def authority(tmp_path: Path) -> Authority:
+def authority(initialised: Path, tmp_path: Path) -> Authority:
     """A fresh authority, not served."""
-    return make_authority(tmp_path / "authority")
+    shutil.copytree(initialised, tmp_path / "authority")
+    return open_authority(tmp_path / "authority")
+
+
+@pytest.fixture(scope="session")
+def server(initialised: Path) -> Iterator[Server]:
+    """One TLS socket for all authorities of this session."""
+    server = Server(initialised)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def network(server: Server, initialised: Path, tmp_path: Path, lab_ca: LabCa) -> Authority:
+    """A fresh, served authority that accepts the lab's TPMs and has one profile."""
+    shutil.copytree(initialised, tmp_path / "authority")
+    authority = server.serve(tmp_path / "authority")
+    authority.trust(lab_ca)
+    authority.apply()
+    return authority
 
 
 @pytest.fixture(scope="session")

@@ -14,12 +14,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import uvicorn
+from fastapi import FastAPI
+from starlette.types import Receive, Scope, Send
 
 from sealvm.authority import profiles, register, roots
 from sealvm.authority.http.app import create_app
 from sealvm.authority.local import create, open_context
 from sealvm.authority.ports import TLS_CA_KEY, Context
-from sealvm.authority.serve import _listen
+from sealvm.authority.serve import listen
 from sealvm.authority.tls import server_context
 from sealvm.client.authority import AuthorityClient
 from sealvm.host.config import HostConfig, save_host
@@ -47,7 +49,9 @@ requirements:
 GOOD_CMDLINE = "root=/dev/vda ro lockdown=integrity initrd=initrd"
 
 
-def document(name: str = "measured", pcrs: str = "0, 2, 4, 7, 9", trust: str = "lab", cmdline: str = GOOD_CMDLINE) -> str:
+def document(
+    name: str = "measured", pcrs: str = "0, 2, 4, 7, 9", trust: str = "lab", cmdline: str = GOOD_CMDLINE
+) -> str:
     """A profile the recorded good boot satisfies."""
     return PROFILE.format(name=name, pcrs=pcrs, trust=trust, cmdline=cmdline)
 
@@ -99,26 +103,51 @@ def open_authority(directory: Path, url: str = "https://127.0.0.1:8443") -> Auth
     return Authority(directory, context, clock)
 
 
+class Server:
+    """TLS on a free port of 127.0.0.1, in a thread of this process, for one authority of the same CA after another."""
+
+    def __init__(self, directory: Path) -> None:
+        self._listener = listen("127.0.0.1", 0)
+        self.url = f"https://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.app: FastAPI | None = None
+        ctx = open_authority(directory).context
+        tls = server_context(ctx.custody.scalar(TLS_CA_KEY), ctx.settings.ca_pem, ["127.0.0.1"], datetime.now(UTC))
+        config = uvicorn.Config(
+            self._serve,
+            interface="asgi3",
+            ssl_context_factory=lambda _c, _d: tls,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._listener]}, daemon=True)
+        self._thread.start()
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        assert self.app is not None
+        await self.app(scope, receive, send)
+
+    def serve(self, directory: Path) -> Authority:
+        """Serve the authority in `directory` from now on."""
+        authority = open_authority(directory, self.url)
+        self.app = create_app(authority.context)
+        return authority
+
+    def stop(self) -> None:
+        self._server.should_exit = self._server.force_exit = True
+        self._thread.join(timeout=10)
+        self._listener.close()
+
+
 @contextmanager
 def served(directory: Path) -> Iterator[Authority]:
-    """The authority in `directory`, behind TLS on a free port of 127.0.0.1, in a thread of this process."""
-    listener = _listen("127.0.0.1", 0)
-    url = f"https://127.0.0.1:{listener.getsockname()[1]}"
-    authority = open_authority(directory, url)
-    ctx = authority.context
-    tls = server_context(ctx.custody.scalar(TLS_CA_KEY), ctx.settings.ca_pem, ["127.0.0.1"], datetime.now(UTC))
-    config = uvicorn.Config(
-        create_app(ctx), ssl_context_factory=lambda _c, _d: tls, log_config=None, access_log=False, lifespan="off"
-    )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
+    """The authority in `directory`, served for the length of a block."""
+    server = Server(directory)
     try:
-        yield authority
+        yield server.serve(directory)
     finally:
-        server.should_exit = True
-        thread.join(timeout=10)
-        listener.close()
+        server.stop()
 
 
 def operator_of(authority: Authority) -> AuthorityClient:

@@ -130,7 +130,9 @@ def test_genuine_tpm_that_was_never_registered(joining: Joining, other_host: Hos
     joining.done()  # the ticket is still good for whom it was made
 
 
-def test_certificate_of_an_unknown_ca(authority: Authority, host: HostConfig, lab_ca: LabCa, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_certificate_of_an_unknown_ca(
+    authority: Authority, host: HostConfig, lab_ca: LabCa, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     authority.trust(make_ca(tmp_path_factory.mktemp("foreign")))
     joining = Joining(authority, host, lab_ca, authority.register("host-1", ek_digest_of(host)))
     with refused("ek.certificate-chain"):

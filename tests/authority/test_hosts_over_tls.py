@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,7 +29,6 @@ from sealvm.host.sync import HostRequestSigner, connect, exclusive, sync
 from sealvm.host.unlock import open_keys
 from sealvm.lab.network import write_recording
 from sealvm.lab.recording import load_recording
-from sealvm.lab.swtpm import LabCa
 from sealvm.protocol.messages import SyncRequest
 from sealvm.protocol.operator import ApproveRequest
 from sealvm.statements.bundle import verify_stored_bundle
@@ -39,16 +37,6 @@ from sealvm.tpm.structures import ESYS_TR
 from tests.authority.harness import ACTOR, Authority, boot, ek_digest_of, make_authority, operator_of, served
 
 pytestmark = pytest.mark.tpm
-
-
-@pytest.fixture
-def network(tmp_path: Path, lab_ca: LabCa) -> Iterator[Authority]:
-    """A served authority that accepts the lab's TPMs and has one profile."""
-    make_authority(tmp_path / "authority")
-    with served(tmp_path / "authority") as authority:
-        authority.trust(lab_ca)
-        authority.apply()
-        yield authority
 
 
 @pytest.fixture
@@ -194,7 +182,7 @@ def _state(tpm, config, challenge):
 
 
 def test_sync_before_enrollment(host: HostConfig) -> None:
-    with pytest.raises(NotFoundError, match="identity.json"):
+    with pytest.raises(NotFoundError, match=r"identity\.json"):
         sync(host.directory)
 
 

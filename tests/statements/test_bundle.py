@@ -17,7 +17,7 @@ from sealvm.errors import (
     SignatureRefused,
     UntrustedRefused,
 )
-from sealvm.statements.approval import sign_approval
+from sealvm.statements.approval import Approval, sign_approval
 from sealvm.statements.bundle import (
     BUNDLE_TYPE,
     BundleEpoch,
@@ -39,7 +39,9 @@ VALUES = {index: bytes([index]) * 32 for index in (0, 2, 4, 7)}
 SELECTION = (0, 2, 4, 7)
 
 
-def approval(signer: SoftwareSigner = APPROVER, profile: str = "web", epoch: int = 1, selection: tuple[int, ...] = SELECTION):
+def approval(
+    signer: SoftwareSigner = APPROVER, profile: str = "web", epoch: int = 1, selection: tuple[int, ...] = SELECTION
+) -> Approval:
     return sign_approval(
         signer, profile=profile, epoch=epoch, cell="", selection=selection, pcr_values=VALUES, label="host-1"
     )
@@ -85,6 +87,9 @@ def test_it_is_public() -> None:
     assert KEY.scalar().reveal() not in sign_bundle(bundle_of(), SIGNER)
 
 
+FOREIGN = approval(KEY)
+
+
 @pytest.mark.parametrize(
     ("bundle", "now", "floor", "refusal", "message"),
     [
@@ -101,7 +106,7 @@ def test_it_is_public() -> None:
         (bundle_of(epoch_of(approvals=(approval(epoch=2),))), NOW, 0, IntegrityRefused, "another key"),
         (bundle_of(epoch_of(approvals=(approval(selection=(0, 2)),))), NOW, 0, IntegrityRefused, "other PCRs"),
         (
-            bundle_of(epoch_of(approvals=(dataclasses.replace(approval(), signature_der=approval(KEY).signature_der),))),
+            bundle_of(epoch_of(approvals=(dataclasses.replace(approval(), signature_der=FOREIGN.signature_der),))),
             NOW,
             0,
             SignatureRefused,
