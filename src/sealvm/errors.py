@@ -24,8 +24,8 @@
         ├── HypervisorFault        QEMU, the storage daemon or the block server failed
         └── EnvironmentFault       a program or right that sealvm needs is missing
 
-A *refusal* is never reported as a *fault*, nor the other way round (docs/threat-model.md). Messages are lower case, name
-the object, and say expected against actual; `hint` says what to do. Neither ever carries key material.
+A *refusal* is never reported as a *fault*, nor the other way round (docs/threat-model.md). Messages are lower case,
+name the object, and say expected against actual; `hint` says what to do. Neither ever carries key material.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -52,6 +53,20 @@ def down(remove: bool) -> None:
     network = Lab(lab_dir())
     network.down(remove=remove)
     emit({"removed": remove}, ["the lab is off" + (" and removed" if remove else "")])
+
+
+@lab.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--greeting", default="Hello from the sealed VM", show_default=True, help="What its login screen says.")
+@click.option("--hostname", default="sealed-vm", show_default=True)
+@click.option("--cache", type=click.Path(path_type=Path), default=".sealvm/cache", show_default=True)
+@json_option
+def image(path: Path, greeting: str, hostname: str, cache: Path) -> None:
+    """Make a small Debian disk at PATH (raw, 2 GiB, sparse) to try things with. Needs root the first time."""
+    from sealvm.lab.image import build_debian_image
+
+    build_debian_image(path.absolute(), hostname, greeting, cache.absolute())
+    emit({"path": str(path), "bytes": path.stat().st_size}, [f"Debian disk made at {path}"])
 
 
 @lab.command()

@@ -28,7 +28,7 @@ def package() -> None:
 @click.option(
     "--version", "version", type=click.IntRange(1), default=1, show_default=True, help="Version in its lineage."
 )
-@click.option("--chunk-size", "chunk_kib", type=click.IntRange(4), help="KiB, a power of two. [default: 256]")
+@click.option("--chunk-size", "chunk_kib", type=click.IntRange(4), help="KiB, a power of two. [default: 128]")
 @click.option("--compression", default="zstd", show_default=True, help="zstd[:LEVEL] or none.")
 @click.option("--firmware", type=click.Choice(["bios", "uefi"]), default="bios", show_default=True)
 @click.option("--memory", "memory_mib", type=click.IntRange(16), default=512, show_default=True, help="MiB it needs.")

@@ -110,7 +110,7 @@ def _summary(view: ProfileView) -> list[str]:
     from sealvm.crypto.ec import keyid_of
 
     lines = [
-        f"profile '{view.name}' {view.outcome}: {view.description}",
+        f"profile '{view.name}'{'' if view.outcome == 'shown' else ' ' + view.outcome}: {view.description}",
         f"  PCRs {' '.join(map(str, view.pcrs))}; TPMs of class {', '.join(view.trust)}",
     ]
     for epoch in view.epochs:

@@ -146,6 +146,7 @@ def explaining(config: HostConfig, header: Header) -> Iterator[None]:
     try:
         yield
     except StateRefused as refusal:
+        refusal.hint = ""  # it would say: see the explanation
         refusal.fields["explanation_lines"] = refusal_lines(config, sorted(set(leaves_of(header.expression))))
         raise
 

@@ -4,7 +4,7 @@
     LAB/ca/                  the CA that signs the EK certificates of these TPMs (trust class `lab`)
     LAB/hosts/NAME/          a host's folder, as `host/config.py` describes it, with its recorded event log
     LAB/hosts/NAME/tpm/      its software TPM
-    LAB/authority/           the authority's folder, with its process id while it runs
+    LAB/authority/           the authority's folder; endpoint.json in it names the process that serves it
 
 Nothing here is a shortcut: hosts enroll, sync and launch through the same commands as real ones. What is replaced is
 the firmware, by replaying a recorded boot into the PCRs, and the TPM's silicon, by swtpm.
@@ -139,13 +139,13 @@ class Lab:
 
     @property
     def authority_pid(self) -> int | None:
-        """Process id of the lab's authority while it runs. A pid that another program has taken over is not it."""
+        """Process id of the lab's authority while it is served. A pid that another program has taken over is not it."""
         try:
-            pid = int((self.authority_dir / "pid").read_text())
-            arguments = Path(f"/proc/{pid}/cmdline").read_bytes()
-        except (FileNotFoundError, ProcessLookupError, ValueError):
+            pid = int(json.loads((self.authority_dir / "endpoint.json").read_text())["pid"])
+            arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except (FileNotFoundError, ProcessLookupError, ValueError, KeyError, TypeError):
             return None
-        return pid if os.fsencode(self.authority_dir) in arguments else None
+        return pid if {b"authority", b"serve"} <= set(arguments) else None
 
     def start_authority(self) -> int:
         """Start `sealvm authority serve` as a process of its own and wait until it answers; returns its process id.
@@ -165,7 +165,6 @@ class Lab:
                 stderr=log,
                 start_new_session=True,
             )
-        write_atomic(self.authority_dir / "pid", str(process.pid).encode(), 0o600)
         deadline = time.monotonic() + START_LIMIT_SECONDS
         while not endpoint.exists():
             if process.poll() is not None or time.monotonic() > deadline:
@@ -185,7 +184,6 @@ class Lab:
             if time.monotonic() > deadline:
                 os.kill(pid, signal.SIGKILL)
             time.sleep(0.02)
-        (self.authority_dir / "pid").unlink(missing_ok=True)
         return pid
 
     def down(self, *, remove: bool) -> None:

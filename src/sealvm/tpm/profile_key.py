@@ -170,7 +170,7 @@ def matching_approval(tpm: Tpm, key: SealedKey, approvals: Iterable[Approval]) -
     for approval in own:
         if pcr_digest(values, approval.selection) == approval.pcr_digest:
             return approval
-    raise refusal(key, f"none of the {len(own)} approved states is the present one")
+    raise refusal(key, "it is none of the approved ones" if own else "no state is approved for it")
 
 
 def approval_ticket(tpm: Tpm, approval: Approval, hierarchy: Any = ESYS_TR.OWNER) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,7 @@ from pathlib import Path
 from sealvm.host.hypervisor.probe import working_accelerator
 from sealvm.lab.authority import prepare_authority
 from sealvm.lab.demo import attack, trust, vms
-from sealvm.lab.demo.stage import PROFILE, Stage
+from sealvm.lab.demo.stage import Stage
 from sealvm.lab.network import Lab
 
 
@@ -40,7 +41,8 @@ def tell(lab_dir: Path, cache: Path, say: Callable[[str], None]) -> None:
         lab.down(remove=False)
     say("")
     say(f"Done in {time.monotonic() - started:.0f} s. No server was asked; the tampered host got nothing.")
-    say("Look closer: sealvm lab up && sealvm host explain host-3    sealvm package inspect " + stage.reference)
+    place = os.path.relpath(stage.packages)
+    say(f"Look closer: sealvm lab up; sealvm host explain host-3; sealvm package inspect oci:{place}:demo")
     say(
         "Not proved here: hardware TPMs (root of a lab host could read its swtpm's files). "
         "A running VM's memory is readable by its host. See docs/threat-model.md."
@@ -55,7 +57,6 @@ def _steps_of_trust(stage: Stage) -> None:
         stage.lab.power_on(host)
     prepare_authority(stage.lab)
     trust.enroll_hosts(stage)
-    stage.say(f"[2/7] Profile '{PROFILE}': its key is sealed into all three TPMs")
     trust.apply_profile(stage)
     stage.say("[3/7] Approve host-1's state")
     trust.approve_state(stage)

@@ -32,8 +32,9 @@ def apply_profile(stage: Stage) -> None:
     document = (resources.files("sealvm.lab") / "profiles" / f"{PROFILE}.yaml").read_text()
     with operator_client(stage.lab.authority_dir) as client:
         view = client.apply_profile(document)
-    sealed = [host.name for host in stage.lab.hosts() if sync(host.directory).all_keys]
-    stage.say(f"  profile '{PROFILE}' (PCR {' '.join(map(str, view.pcrs))}), key sealed into: {', '.join(sealed)}")
+    sealed = [host.name for host in stage.lab.hosts() if sync(host.directory).new_keys]
+    pcrs = " ".join(map(str, view.pcrs))
+    stage.say(f"[2/7] Profile '{PROFILE}' (PCR {pcrs}): its key is sealed into the TPMs of {', '.join(sealed)}")
     tampered = [host.name for host in stage.lab.hosts() if host.recording != "good"]
     stage.say(f"  {', '.join(tampered)} has the key too. It will not be able to use it.")
 
