@@ -49,12 +49,26 @@ def test_pcrs_are_sorted_and_a_profile_does_not_change() -> None:
         profile.name = "other"  # type: ignore[misc]
 
 
+def test_leases() -> None:
+    assert load_profile(document(), "p").lease_seconds is None
+    profile = load_profile(document(lease="lease: 1h"), "p")
+    assert (profile.lease_seconds, profile.on_lease_end) == (3600, "keep")
+    for term, seconds in (("2s", 2), ("90s", 90), ("15m", 900), ("31d", 31 * 86400)):
+        assert load_profile(document(lease=f"lease: {term}\non_lease_end: pause"), "p").lease_seconds == seconds
+
+
 REFUSED = {
     "empty": ("", 1, "the document is empty"),
     "not a mapping": ("- a", 1, "a profile is a mapping"),
     "not YAML": ("name: [", 1, "not YAML"),
     "two documents": (document() + "\n---\na: b", 8, "not YAML"),
-    "lease": (document(lease="lease: {seconds: 60}"), 8, "leases are not supported by this version"),
+    "lease that is no term": (document(lease="lease: {seconds: 60}"), 8, "lease: "),
+    "lease without a unit": (document(lease="lease: 3600"), 8, "lease: "),
+    "lease in other words": (document(lease="lease: one hour"), 8, "not a term like 90s, 15m, 1h or 7d"),
+    "lease too short": (document(lease="lease: 1s"), 8, "lasts from 2s to 31d"),
+    "lease too long": (document(lease="lease: 32d"), 8, "lasts from 2s to 31d"),
+    "end of no lease": (document(lease="on_lease_end: stop"), 1, "without 'lease'"),
+    "unknown end": (document(lease="lease: 1h\non_lease_end: kill"), 9, "on_lease_end: "),
     "no name": (document(name=""), 1, "'name' is missing"),
     "bad name": (document(name="name: Small"), 1, "name: "),
     "name with a newline": (document(name='name: "small\\n"'), 1, "name: "),

@@ -17,6 +17,8 @@ from sealvm.attest.state import PCRS_REQUIRED, PCRS_RESETTABLE
 NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9-]{0,62}$"
 REQUIREMENTS_MAX: Final = 64
 VALUES_MAX: Final = 256
+LEASE_SECONDS_MIN: Final = 2
+LEASE_SECONDS_MAX: Final = 31 * 86400
 
 Name: TypeAlias = Annotated[str, Field(pattern=NAME_PATTERN)]
 Label: TypeAlias = Annotated[str, Field(min_length=1, max_length=80)]
@@ -26,6 +28,7 @@ Values: TypeAlias = Annotated[list[Scalar], Field(min_length=1, max_length=VALUE
 Labelled: TypeAlias = Annotated[dict[Label, Scalar], Field(min_length=1, max_length=VALUES_MAX)]
 TrustClass: TypeAlias = Literal["hardware", "virtual", "lab"]
 Predicate: TypeAlias = Literal["equals", "in", "matches", "contains", "absent"]
+OnLeaseEnd: TypeAlias = Literal["keep", "pause", "stop"]
 
 PREDICATES: Final[dict[Predicate, frozenset[FactKind]]] = {
     "equals": frozenset(FactKind),
@@ -36,6 +39,8 @@ PREDICATES: Final[dict[Predicate, frozenset[FactKind]]] = {
 }
 
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+_TERM: Final = re.compile(r"([1-9][0-9]{0,6})([smhd])")
+_UNIT_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 class Requirement(BaseModel):
@@ -121,7 +126,12 @@ class Requirement(BaseModel):
 
 
 class Profile(BaseModel):
-    """A security profile: which PCRs seal its key, whose TPMs may hold it, and what an approved state must satisfy."""
+    """A security profile: which PCRs seal its key, whose TPMs may hold it, and what an approved state must satisfy.
+
+    With `lease` the key is *leased*: usable for that term after the authority renewed it, and never by a standing
+    approval.
+    `on_lease_end` says what then becomes of VMs that run.
+    """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
@@ -129,6 +139,8 @@ class Profile(BaseModel):
     description: Annotated[str, Field(max_length=2000)] = ""
     pcrs: Annotated[list[int], Field(min_length=1, max_length=24)]
     trust: Annotated[list[TrustClass], Field(min_length=1, max_length=3)] = ["hardware"]
+    lease: str | None = None
+    on_lease_end: OnLeaseEnd = "keep"
     requirements: Annotated[list[Requirement], Field(min_length=1, max_length=REQUIREMENTS_MAX)]
 
     @field_validator("description")
@@ -159,6 +171,24 @@ class Profile(BaseModel):
             raise ValueError("a trust class is there twice")
         return value
 
+    @field_validator("lease")
+    @classmethod
+    def _sound_term(cls, value: str | None) -> str | None:
+        if value is not None and not LEASE_SECONDS_MIN <= _term_seconds(value) <= LEASE_SECONDS_MAX:
+            raise ValueError(f"a lease lasts from {LEASE_SECONDS_MIN}s to {LEASE_SECONDS_MAX // 86400}d, not '{value}'")
+        return value
+
+    @property
+    def lease_seconds(self) -> int | None:
+        """The term of a lease in seconds; None for a profile whose approvals are standing."""
+        return None if self.lease is None else _term_seconds(self.lease)
+
+    @model_validator(mode="after")
+    def _end_of_a_lease(self) -> Self:
+        if self.lease is None and "on_lease_end" in self.model_fields_set:
+            raise ValueError("'on_lease_end' is given without 'lease'")
+        return self
+
     @model_validator(mode="after")
     def _requirements_fit(self) -> Self:
         names = [requirement.name for requirement in self.requirements]
@@ -184,8 +214,6 @@ def load_profile(text: str, source: str) -> Profile:
     document = read_document(text, source)
     if not isinstance(document.value, dict):
         raise malformed(source, document.line_of(()), "a profile is a mapping: name, pcrs, requirements, …")
-    if "lease" in document.value:
-        raise malformed(source, document.line_of(("lease",)), "leases are not supported by this version")
     try:
         return Profile.model_validate(document.value)
     except ValidationError as error:
@@ -198,6 +226,13 @@ def load_profile(text: str, source: str) -> Profile:
             problem = "there is no such key"
         place = ".".join(str(path[end - 1]) for end in range(1, len(path) + 1) if path[:end] in document.lines)
         raise malformed(source, document.line_of(path), f"{place}: {problem}" if place else problem) from error
+
+
+def _term_seconds(value: str) -> int:
+    found = _TERM.fullmatch(value)
+    if found is None:
+        raise ValueError(f"'{value[:32]}' is not a term like 90s, 15m, 1h or 7d")
+    return int(found[1]) * _UNIT_SECONDS[found[2]]
 
 
 def _printable(value: str) -> str:

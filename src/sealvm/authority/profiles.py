@@ -28,6 +28,8 @@ def apply_profile(ctx: Context, actor: str, request: ApplyRequest) -> ProfileVie
     """
     profile = load_profile(request.document, "profile")
     _check_quotable(profile)
+    if profile.lease_seconds is not None:
+        raise MalformedError(f"profile {profile.name} is leased, which this version of the authority cannot renew")
     record = ProfileRecord(profile.name, request.document, tuple(profile.pcrs), tuple(profile.trust), ctx.now())
     with ctx.store.write() as tx:
         known = tx.profile(profile.name)
