@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import socket
+import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -61,12 +62,7 @@ def serve(
             log_config=None,
             lifespan="off",
         )
-        endpoint = directory / "endpoint.json"
-        server = _Server(config, endpoint, urls[0], on_ready)
-        try:
-            server.run(sockets=[listener])
-        finally:
-            _forget(endpoint)
+        _Server(config, directory / "endpoint.json", urls[0], on_ready).run(sockets=[listener])
     finally:
         listener.close()
 
@@ -92,6 +88,11 @@ class _Server(uvicorn.Server):
         log.info("authority ready", url=self._url, pid=os.getpid())
         if self._on_ready is not None:
             self._on_ready(self._url)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take the announcement back, then finish what is being answered."""
+        _forget(self._endpoint)
+        await super().shutdown(sockets)
 
 
 def _known_names(host: str, names: Sequence[str]) -> list[str]:
@@ -136,6 +137,6 @@ def _log_to_stderr() -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.JSONRenderer(sort_keys=True),
         ],
-        logger_factory=structlog.WriteLoggerFactory(),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
     )
