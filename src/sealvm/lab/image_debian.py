@@ -40,6 +40,7 @@ ExecStart=/usr/bin/udevadm trigger --type=all --action=add
 WantedBy=multi-user.target
 """
 _FILES = {
+    "etc/acpi/events/power-button": "event=button/power.*\naction=/usr/sbin/poweroff\n",
     "etc/hostname": "sealed-vm\n",
     "etc/issue": "Debian GNU/Linux 12\n",
     "etc/fstab": "/dev/vda1 / ext4 defaults 0 0\n",
