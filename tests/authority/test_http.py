@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 import shutil
@@ -14,6 +15,7 @@ import pytest
 
 from sealvm import errors
 from sealvm.authority.http.app import create_app
+from sealvm.authority.http.limits import BODY_BYTES_LIMIT, BodyLimit
 from sealvm.authority.http.problems import problem_of, status_of
 from sealvm.client.problems import error_of
 from sealvm.crypto.ec import SoftwareSigner
@@ -249,3 +251,39 @@ def test_working_through_the_api(operator: httpx.Client, tmp_path: Path) -> None
     assert (refused.status_code, refused.json()["code"]) == (404, "not-found")
     assert [entry["sequence"] for entry in operator.get("/v1/audit?after=2&limit=2").json()] == [3, 4]
     assert operator.get("/v1/audit?limit=5000").status_code == 400
+
+
+def test_bodies_that_never_end_in_time(authority: Authority) -> None:
+    """The limit on time, with a short one, at the ASGI level: half a body, then nothing."""
+    sent: list[dict[str, object]] = []
+    parts = iter([{"type": "http.request", "body": b"{", "more_body": True}])
+
+    async def receive() -> dict[str, object]:
+        part = next(parts, None)
+        if part is None:
+            await asyncio.sleep(30)
+        return part or {}
+
+    async def send(message: dict[str, object]) -> None:
+        sent.append(message)
+
+    app = create_app(authority.context)
+    app.user_middleware.clear()
+    limited = BodyLimit(app, seconds=0.05)
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/enroll/start",
+        "headers": [(b"content-type", b"application/json")],
+        "query_string": b"",
+        "http_version": "1.1",
+    }
+    asyncio.run(limited(scope, receive, send))  # type: ignore[arg-type]
+    assert sent[0]["status"] == 408
+
+
+def test_event_logs_fit_where_they_are_sent_and_nowhere_else(operator: httpx.Client) -> None:
+    padding = b" " * (BODY_BYTES_LIMIT + 1)
+    for path, status in (("/v1/enroll/start", 413), ("/v1/roots", 413), ("/v1/enroll/finish", 400)):
+        answer = operator.post(path, content=padding, headers={"Content-Type": "application/json"})
+        assert answer.status_code == status, path

@@ -1,28 +1,27 @@
 """TLS for a first start: a private CA whose key is in custody, and a server certificate made at each start.
 
 The CA certificate goes to hosts inside their join tickets and to operators as `tls/ca.pem`; its key signs nothing but
-server certificates. The server's key lives as long as the process: it is written once, encrypted under a passphrase
-that never leaves memory, because `ssl` loads keys from files only.
+server certificates. The server's key lives as long as the process and touches no disk: `ssl` loads keys from files
+only, so it gets an anonymous one in memory.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import os
 import secrets
 import ssl
-import tempfile
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from sealvm.crypto.ec import private_key
-from sealvm.errors import InputError, StorageFault
+from sealvm.errors import EnvironmentFault, InputError
 from sealvm.secret import Secret
 
 CA_LIFETIME = timedelta(days=3650)
@@ -59,19 +58,16 @@ def server_context(ca_scalar: Secret, ca_pem: str, names: Sequence[str], now: da
         .add_extension(_authority_key(ca), critical=False)
         .sign(private_key(ca_scalar), hashes.SHA256())
     )
-    passphrase = secrets.token_bytes(32).hex().encode()
-    pem = certificate.public_bytes(Encoding.PEM) + key.private_bytes(
-        Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(passphrase)
-    )
+    pem = certificate.public_bytes(Encoding.PEM) + key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     try:
-        with tempfile.TemporaryDirectory(prefix="sealvm-tls-") as directory:
-            path = Path(directory) / "server.pem"
-            path.write_bytes(pem)
-            context.load_cert_chain(path, password=passphrase.decode())
+        with os.fdopen(os.memfd_create("sealvm-tls", os.MFD_CLOEXEC), "wb") as file:
+            file.write(pem)
+            file.flush()
+            context.load_cert_chain(f"/proc/self/fd/{file.fileno()}")
     except OSError as error:
-        raise StorageFault(f"the server's certificate cannot be loaded: {error.strerror}") from error
+        raise EnvironmentFault(f"the server's certificate cannot be loaded: {error.strerror}") from error
     return context
 
 

@@ -49,7 +49,7 @@ def enroll(directory: Path, ticket: JoinTicket) -> SyncReport:
     4. The answer is checked against the anchor in the ticket; then keys are imported and everything is stored.
 
     Raises EnrollmentRefused or EvidenceRefused naming the check, AuthorityAwayFault, TpmAwayFault, TpmFault, and what
-    `accept_answer` raises. The host's earlier enrollment stays usable when this one is refused.
+    `accept_answer` raises. When this one is refused, an earlier enrollment with the same authority stays usable.
     """
     config = load_host(directory)
     if ticket.host != config.name:

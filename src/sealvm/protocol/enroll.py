@@ -3,16 +3,16 @@
 The authority's side, in order. Each step takes what the step before returned, so none can be skipped, and refuses with
 EnrollmentRefused (or EvidenceRefused for the quote), whose `check` field names the check that failed:
 
-    check_start    1 ek-registered       the EK is the one that was registered for this join token
-                   2 ek-certificate...   its certificate leads to an accepted root, whose trust class the host gets
-                   3 ek.certificate-key  the certificate certifies this very EK
-                   4 ek...request-key    every field of every public area equals its template
-    challenge      5                     MakeCredential(EK, AK Name) over a fresh secret; a fresh nonce
-    check_finish   6 activation          the host opened the credential: EK and AK are in one TPM
-                   7 srk..., import-parent..., request-key...   certified by that AK over that nonce
-                   8                     the quote is that AK's over that nonce and the selected PCRs; the log replays
+    check_start    1 ek-registered         the EK is the one that was registered for this join token
+                   2 ek.certificate-chain  its certificate leads to an accepted root, whose trust class the host gets
+                   3 ek.certificate-key    the certificate certifies this very EK
+                   4 KEY.FIELD             every field of every public area equals its template
+    challenge      5                       MakeCredential(EK, AK Name) over a fresh secret; a fresh nonce
+    check_finish   6 activation            the host opened the credential: EK and AK are in one TPM
+                   7 KEY.certify-...       SRK, import parent, request key are certified by that AK over that nonce
+                   8 quote-...             the quote is that AK's over that nonce and those PCRs; the log replays
 
-The host's side is `start`, `finish` and `accept_answer` (in protocol.answer). The caller checks the join token before
+The host's side is `finish` and `accept_answer` (in protocol.answer). The caller checks the join token before
 step 1, keeps the pending enrollment for a few minutes at most, and takes it away before step 6: one answer, one try.
 """
 

@@ -1,4 +1,7 @@
-"""What a caller may send: bodies of at most 4 MiB within 30 seconds, and JSON in which nothing is ambiguous."""
+"""What a caller may send: bodies that end in time and are no longer than their route needs, and unambiguous JSON.
+
+Only the two routes that take event logs accept 4 MiB; all others 512 KiB.
+"""
 
 from __future__ import annotations
 
@@ -16,23 +19,25 @@ from sealvm.crypto import canonical
 from sealvm.protocol.messages import MESSAGE_BYTES_LIMIT
 
 BODY_SECONDS = 30.0
+BODY_BYTES_LIMIT = 512 * 1024
+WITH_EVENT_LOG = frozenset({"/v1/enroll/finish", "/v1/sync"})
 
 
 class BodyLimit:
     """ASGI middleware: a body that is too long is answered with 413, one that does not end in time with 408."""
 
-    def __init__(self, app: ASGIApp, limit: int = MESSAGE_BYTES_LIMIT, seconds: float = BODY_SECONDS) -> None:
+    def __init__(self, app: ASGIApp, seconds: float = BODY_SECONDS) -> None:
         self._app = app
-        self._limit = limit
         self._seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        await self._app(scope, self._limited(receive), send)
+        limit = MESSAGE_BYTES_LIMIT if scope["path"] in WITH_EVENT_LOG else BODY_BYTES_LIMIT
+        await self._app(scope, self._limited(receive, limit), send)
 
-    def _limited(self, receive: Receive) -> Receive:
+    def _limited(self, receive: Receive, limit: int) -> Receive:
         received = 0
         deadline: float | None = None
         complete = False
@@ -51,8 +56,8 @@ class BodyLimit:
             if message["type"] == "http.request":
                 received += len(message.get("body", b""))
                 complete = not message.get("more_body", False)
-            if received > self._limit:
-                raise HTTPException(413, f"the body is longer than {self._limit} bytes")
+            if received > limit:
+                raise HTTPException(413, f"the body is longer than {limit} bytes")
             return message
 
         return limited
