@@ -133,6 +133,14 @@ def test_a_new_profile_arrives_at_the_next_sync(network: Authority, enrolled: Ho
     assert sync(enrolled.directory).new_keys == ()
 
 
+def test_a_state_from_before_the_profile_needs_a_sync_first(network: Authority, enrolled: HostConfig) -> None:
+    network.apply(name="second", pcrs="0, 2, 4, 7, 9, 14")
+    with pytest.raises(EvidenceRefused, match="PCR 14"):
+        approve_state(network, profile="second")
+    sync(enrolled.directory)
+    assert approve_state(network, profile="second")[0].outcome == "signed"
+
+
 def test_each_sync_keeps_the_newest_verified_state(network: Authority, enrolled: HostConfig) -> None:
     approve_state(network)
     write_recording(enrolled.directory, load_recording("tampered"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import secrets
 import shutil
 import ssl
@@ -287,3 +288,10 @@ def test_event_logs_fit_where_they_are_sent_and_nowhere_else(operator: httpx.Cli
     for path, status in (("/v1/enroll/start", 413), ("/v1/roots", 413), ("/v1/enroll/finish", 400)):
         answer = operator.post(path, content=padding, headers={"Content-Type": "application/json"})
         assert answer.status_code == status, path
+
+
+def test_the_specification_lists_exactly_these_routes(authority: Authority) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "spec" / "http-api-v1.md").read_text()
+    listed = set(re.findall(r"^\| `(GET|POST) (/[^`]*)`", text, flags=re.MULTILINE)) - {("GET", "/v1/openapi.json")}
+    paths = create_app(authority.context).openapi()["paths"]
+    assert listed == {(method.upper(), path) for path, methods in paths.items() for method in methods}

@@ -85,6 +85,14 @@ def _candidate(tx: Transaction, profile: ProfileRecord, host_name: str) -> _Cand
             check="trust-class",
         )
     state = _proved(record, host)
+    unseen = sorted(set(profile.pcrs) - set(state.pcr_values))
+    if unseen:
+        raise EvidenceRefused(
+            f"host {host_name} was last verified before profile {profile.name} asked for PCR {unseen[0]}",
+            hint=f"run `sealvm host sync` on {host_name}, then approve again",
+            check="quote-selection",
+            pcr=unseen[0],
+        )
     document = load_profile(profile.document, profile.name)
     label = f"{host.name} {format_time(record.verified)}"
     return _Candidate(host, state, evaluate(document, state.evidence), label)
