@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from sealvm.errors import EnvironmentFault, HypervisorFault, InputError, StorageFault
+from sealvm.errors import EnvironmentFault, HypervisorFault, InputError, IntegrityRefused, StorageFault
 from sealvm.secret import Secret
 from sealvm.store.atomic import write_atomic
 
@@ -28,6 +28,7 @@ _MAX_SOCKET_PATH_BYTES = 100
 _POLL_SECONDS = 0.01
 _NBD_GREETING = b"NBDMAGICIHAVEOPT"
 _NBD_ABORT = bytes.fromhex("00000001") + b"IHAVEOPT" + bytes.fromhex("0000000200000000")
+_REFUSED = f"Z {IntegrityRefused.code}: "  # after the time in a line that plugin.py writes
 _PLUGIN = Path(__file__).with_name("plugin.py")
 
 
@@ -77,8 +78,9 @@ def start_block_server(
     """Serve the disk of the package with this header digest, read-only, on a Unix socket in `runtime_dir`.
 
     `key` is K, which has passed the commitment; it is handed over through a pipe. The server answers when this returns.
-    As root, it runs as `nobody`. Raises HypervisorFault when it does not start, with what it said; EnvironmentFault
-    without nbdkit; InputError for a socket path over 100 bytes; StorageFault.
+    As root, it runs as `nobody`. Raises IntegrityRefused when the package's index is not the signed one,
+    HypervisorFault with what it said when it does not start for another reason, EnvironmentFault without nbdkit,
+    InputError for a socket path over 100 bytes, StorageFault.
     """
     server_socket, log = runtime_dir / SOCKET_NAME, runtime_dir / LOG_NAME
     if len(os.fsencode(server_socket)) > _MAX_SOCKET_PATH_BYTES:
@@ -172,10 +174,11 @@ def _wait_until_serving(process: subprocess.Popen[bytes], server: BlockServer, l
     deadline = time.monotonic() + START_SECONDS
     while not _answers(server.socket):
         if process.poll() is not None:
-            raise HypervisorFault(
-                f"block server ended with status {process.returncode}: {_last_words(server.log, logged)}",
-                hint=f"see {server.log.with_name(STDERR_NAME)}",
-            )
+            words = _last_words(server.log, logged)
+            _stamp, refused, why = words.partition(_REFUSED)
+            if refused:
+                raise IntegrityRefused(f"package: {why}", hint="check the package: sealvm package verify")
+            raise HypervisorFault(f"block server ended with status {process.returncode}: {words}")
         if time.monotonic() > deadline:
             raise HypervisorFault(f"block server did not answer within {START_SECONDS:.0f} s")
         time.sleep(_POLL_SECONDS)
