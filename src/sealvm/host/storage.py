@@ -11,6 +11,7 @@ followed, and a header that says anything is refused.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -172,7 +173,9 @@ def _run_job(qmp: QmpConnection, options: dict[str, Any]) -> None:
     (job,) = qmp.execute("query-jobs")
     qmp.execute("job-dismiss", {"id": "create"})
     if "error" in job:
-        raise HypervisorFault(f"storage daemon: creating {options['driver']}: {job['error']}")
+        message = f"storage daemon: creating {options['driver']}: {job['error']}"
+        full = os.strerror(errno.ENOSPC) in job["error"]  # text is all that it says
+        raise StorageFault(message, hint="free space, and run it again") if full else HypervisorFault(message)
 
 
 def _write_new(path: Path, data: bytes) -> None:
