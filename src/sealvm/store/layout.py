@@ -77,14 +77,15 @@ class OciLayout:
         """
         with storage_errors(path):
             path.mkdir(parents=True, exist_ok=True)
-            if not (path / "oci-layout").exists() and any(path.iterdir()):
+            marked = (path / "oci-layout").exists()
+            if not marked and any(not entry.name.startswith(PARTIAL_PREFIX) for entry in path.iterdir()):
                 raise MalformedError(f"{path} is not empty and no OCI image layout", hint="name a new directory")
+            if not marked:  # the marker first: an attempt that ends after it can be taken up again
+                write_atomic(path / "oci-layout", _LAYOUT_FILE)
             (path / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
         layout = cls(path)
         if not (path / "index.json").exists():
             layout._write_index([])
-        if not (path / "oci-layout").exists():
-            write_atomic(path / "oci-layout", _LAYOUT_FILE)
         layout._sweep()
         return cls.open(path)
 
