@@ -5,6 +5,7 @@
     LAB/hosts/NAME/          a host's folder, as `host/config.py` describes it, with its recorded event log
     LAB/hosts/NAME/tpm/      its software TPM
     LAB/authority/           the authority's folder; endpoint.json in it names the process that serves it
+    LAB/authority-port       where it was first served: enrolled hosts look for it there
 
 Nothing here is a shortcut: hosts enroll, sync and launch through the same commands as real ones. What is replaced is
 the firmware, by replaying a recorded boot into the PCRs, and the TPM's silicon, by swtpm.
@@ -14,9 +15,7 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -28,6 +27,7 @@ from sealvm.errors import ConflictError, EnvironmentFault, NotFoundError
 from sealvm.host.config import HostConfig, save_host
 from sealvm.host.hypervisor.qemu import Qemu
 from sealvm.host.instances import list_instances, stop_instance
+from sealvm.host.process import ProcessRef
 from sealvm.lab.recording import RECORDINGS, Recording, load_recording
 from sealvm.lab.swtpm import LabCa, Swtpm, make_ca, manufacture, replay_pcrs
 from sealvm.store.atomic import write_atomic
@@ -150,20 +150,21 @@ class Lab:
     def start_authority(self) -> int:
         """Start `sealvm authority serve` as a process of its own and wait until it answers; returns its process id.
 
-        Raises EnvironmentFault with the end of its log when it does not come up.
+        It listens where it did before, or else the hosts that enrolled with it would not find it again. Raises
+        EnvironmentFault with the end of its log when it does not come up.
         """
         running = self.authority_pid
         if running is not None:
             return running
         endpoint = self.authority_dir / "endpoint.json"
         endpoint.unlink(missing_ok=True)
+        port = self.directory / "authority-port"
+        command = [sys.executable, "-m", "sealvm.cli", "authority", "serve", "--authority", str(self.authority_dir)]
+        if port.exists():
+            command += ["--port", port.read_text()]
         with (self.authority_dir / "serve.log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "sealvm.cli", "authority", "serve", "--authority", str(self.authority_dir)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
         deadline = time.monotonic() + START_LIMIT_SECONDS
         while not endpoint.exists():
@@ -171,19 +172,14 @@ class Lab:
                 last = (self.authority_dir / "serve.log").read_text(errors="replace").strip().splitlines()[-1:]
                 raise EnvironmentFault(f"the authority did not start: {' '.join(last)}")
             time.sleep(0.02)
+        write_atomic(port, json.loads(endpoint.read_text())["url"].rpartition(":")[2].encode(), 0o600)
         return process.pid
 
     def stop_authority(self) -> int | None:
-        """Kill the lab's authority; returns the process id it had."""
+        """End the lab's authority and wait until it is gone; returns the process id it had, None for none."""
         pid = self.authority_pid
-        if pid is None:
-            return None
-        os.kill(pid, signal.SIGTERM)
-        deadline = time.monotonic() + STOP_LIMIT_SECONDS
-        while self.authority_pid is not None and not _is_zombie(pid):
-            if time.monotonic() > deadline:
-                os.kill(pid, signal.SIGKILL)
-            time.sleep(0.02)
+        if pid is not None:
+            ProcessRef.of(pid).end(STOP_LIMIT_SECONDS)
         return pid
 
     def down(self, *, remove: bool) -> None:
@@ -205,11 +201,3 @@ def write_recording(directory: Path, recording: Recording) -> None:
     preimages = [base64.b64encode(preimage).decode() for preimage in recording.preimages]
     write_atomic(directory / "eventlog.bin", recording.eventlog, 0o600)
     write_atomic(directory / "preimages.json", json.dumps(preimages).encode(), 0o600)
-
-
-def _is_zombie(pid: int) -> bool:
-    """Whether the process has ended and merely waits for its parent to ask."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
