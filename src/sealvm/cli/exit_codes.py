@@ -1,7 +1,7 @@
 """The documented exit code of every error (docs/reference/errors.md); a test walks the whole tree against this table.
 
 0 is success, 1 an internal fault (a bug in sealvm), 2 wrong usage, 10 to 19 bad input, 20 to 39 refusals, 40 to 59
-faults.
+faults, 130 an interruption from the keyboard.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from sealvm import errors
 
 INTERNAL_FAULT = 1
 USAGE = 2
+INTERRUPTED = 130
 
 EXIT_CODES: dict[type[errors.SealvmError], int] = {
     errors.SealvmError: INTERNAL_FAULT,

@@ -31,12 +31,18 @@ def cli() -> None:
 def main() -> None:
     """Run the program; every `SealvmError` becomes its documented exit code, anything else is an internal fault."""
     # errors first: they import nothing, and the rest of sealvm is loaded by the command that needs it
-    from sealvm.cli.exit_codes import exit_code_of
+    from sealvm.cli.exit_codes import INTERRUPTED, exit_code_of
     from sealvm.cli.output import report_error
     from sealvm.errors import SealvmError
 
     try:
-        cli(prog_name="sealvm")
+        sys.exit(cli.main(prog_name="sealvm", standalone_mode=False))
+    except click.Abort:
+        click.echo("sealvm: interrupted", err=True)
+        sys.exit(INTERRUPTED)
+    except click.ClickException as usage:
+        usage.show()
+        sys.exit(usage.exit_code)
     except SealvmError as error:
         code = exit_code_of(error)
         report_error(error, code, json_wanted="--json" in sys.argv[1:])
