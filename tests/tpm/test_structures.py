@@ -28,7 +28,11 @@ def test_contents_are_limited(make: Callable[[bytes], Any], limit: int) -> None:
         make(b"x" * (limit + 1))
 
 
-@pytest.mark.parametrize("point", [b"", SIGNER.point[:64], b"\x02" + SIGNER.point[1:], SIGNER.point + b"\0"])
+@pytest.mark.parametrize(
+    "point",
+    [b"", SIGNER.point[:64], b"\x02" + SIGNER.point[1:], SIGNER.point + b"\0"],
+    ids=["empty", "short", "compressed", "long"],
+)
 def test_points_are_uncompressed_p256(point: bytes) -> None:
     with pytest.raises(MalformedError, match="65 bytes"):
         structures.ecc_point(point)
