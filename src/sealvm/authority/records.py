@@ -45,6 +45,7 @@ class HostRecord:
     request_keyid: str | None = None
     enrolled: datetime | None = None
     last_sync: datetime | None = None
+    cell: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,10 @@ class ProfileRecord:
 
 @dataclass(frozen=True, slots=True)
 class EpochRecord:
-    """One generation of a profile's key: the public area, and the custody name of the private half."""
+    """One generation of a profile's key: the public area, and the custody name of the private half.
+
+    wraps: whether new packages and disks are wrapped to it; a withdrawal ends that before the epoch is retired.
+    """
 
     profile: str
     epoch: int
@@ -120,6 +124,13 @@ class EpochRecord:
     approver_point: bytes
     custody_name: str
     created: datetime
+    wraps: bool = True
+    retired: datetime | None = None
+
+    @property
+    def key(self) -> tuple[str, int, str]:
+        """Profile, epoch and cell."""
+        return self.profile, self.epoch, self.cell
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +144,89 @@ class ApprovalRecord:
     host: str
     body: dict[str, Any]
     created: datetime
+
+    @property
+    def key(self) -> tuple[str, int, str]:
+        """Profile, epoch and cell."""
+        return self.profile, self.epoch, self.cell
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedRecord:
+    """A verified state that some host was in, with the newest quote and log that prove it: what can be approved.
+
+    state_id: 32 bytes, over trust class and quoted PCR values, so that a state is kept once however many hosts show it.
+    """
+
+    state_id: bytes
+    host: str
+    trust_class: str
+    ak_public: bytes
+    qualifying_data: bytes
+    quote: bytes
+    signature: bytes
+    event_log: bytes
+    preimages: tuple[bytes, ...]
+    pcr_values: dict[int, bytes]
+    first_seen: datetime
+    last_seen: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class WithdrawalRecord:
+    """A state whose approval was withdrawn: no epoch made since has it, and no rule approves it again."""
+
+    profile: str
+    pcr_digest: bytes
+    label: str
+    withdrawn: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RuleRecord:
+    """A rule: in this epoch and cell its key approves states whose `match` PCRs are those of an approved state.
+
+    delegation: the approver's word for the rule key, JSON; None while an offline approver has not signed it.
+    until_epoch: rotations renew the rule up to this epoch; None for this one only.
+    """
+
+    profile: str
+    epoch: int
+    cell: str
+    name: str
+    match: tuple[int, ...]
+    rule_point: bytes
+    custody_name: str
+    delegation: dict[str, Any] | None
+    until_epoch: int | None
+    created: datetime
+
+    @property
+    def key(self) -> tuple[str, int, str]:
+        """Profile, epoch and cell."""
+        return self.profile, self.epoch, self.cell
+
+
+@dataclass(frozen=True, slots=True)
+class SigningRecord:
+    """A statement that waits for an offline approver; `request_id` is the digest to be signed, hex."""
+
+    request_id: str
+    kind: str
+    profile: str
+    epoch: int
+    cell: str
+    body: dict[str, Any]
+    created: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class InventoryRecord:
+    """The disks that a host reported, each with the profile keys to which its key is wrapped."""
+
+    host: str
+    disks: list[dict[str, Any]]
+    reported: datetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import (
     JSON,
+    Boolean,
     Column,
     Dialect,
     Index,
@@ -20,7 +21,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeDecorator
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 metadata = MetaData()
 
@@ -116,6 +117,7 @@ hosts = Table(
     Column("request_keyid", String(64), unique=True),
     Column("enrolled", Moment),
     Column("last_sync", Moment),
+    Column("cell", NAME, nullable=False),
 )
 
 tickets = Table(
@@ -193,6 +195,8 @@ epochs = Table(
     Column("approver_point", LargeBinary(65), nullable=False),
     Column("custody_name", String(128), nullable=False, unique=True),
     Column("created", Moment, nullable=False),
+    Column("wraps", Boolean, nullable=False),
+    Column("retired", Moment),
 )
 
 approvals = Table(
@@ -207,6 +211,74 @@ approvals = Table(
     Column("body", JSON, nullable=False),
     Column("created", Moment, nullable=False),
     UniqueConstraint("profile", "epoch", "cell", "pcr_digest"),
+)
+
+observed = Table(
+    "observed",
+    metadata,
+    Column("state_id", LargeBinary(32), primary_key=True),
+    Column("host", NAME, nullable=False),
+    Column("trust_class", String(16), nullable=False),
+    Column("ak_public", LargeBinary, nullable=False),
+    Column("qualifying_data", LargeBinary, nullable=False),
+    Column("quote", LargeBinary, nullable=False),
+    Column("signature", LargeBinary, nullable=False),
+    Column("event_log", LargeBinary, nullable=False),
+    Column("preimages", Blobs, nullable=False),
+    Column("pcr_values", PcrValues, nullable=False),
+    Column("first_seen", Moment, nullable=False),
+    Column("last_seen", Moment, nullable=False),
+    Index("observed_by_host", "host"),
+)
+
+withdrawals = Table(
+    "withdrawals",
+    metadata,
+    Column("profile", NAME, primary_key=True),
+    Column("pcr_digest", LargeBinary(32), primary_key=True),
+    Column("label", Text, nullable=False),
+    Column("withdrawn", Moment, nullable=False),
+)
+
+rules = Table(
+    "rules",
+    metadata,
+    Column("profile", NAME, primary_key=True),
+    Column("epoch", Integer, primary_key=True),
+    Column("cell", NAME, primary_key=True),
+    Column("name", NAME, primary_key=True),
+    Column("match", Listed, nullable=False),
+    Column("rule_point", LargeBinary(65), nullable=False),
+    Column("custody_name", String(128), nullable=False, unique=True),
+    Column("delegation", JSON(none_as_null=True)),
+    Column("until_epoch", Integer),
+    Column("created", Moment, nullable=False),
+)
+
+signings = Table(
+    "signings",
+    metadata,
+    Column("request_id", String(64), primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("profile", NAME, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("cell", NAME, nullable=False),
+    Column("body", JSON, nullable=False),
+    Column("created", Moment, nullable=False),
+)
+
+inventories = Table(
+    "inventories",
+    metadata,
+    Column("host", NAME, primary_key=True),
+    Column("disks", JSON, nullable=False),
+    Column("reported", Moment, nullable=False),
+)
+
+approvers = Table(
+    "approvers",
+    metadata,
+    Column("point", LargeBinary(65), primary_key=True),
 )
 
 provisioners = Table(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Select, Table, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Select, Table, and_, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from sealvm.authority.records import (
@@ -18,12 +18,17 @@ from sealvm.authority.records import (
     EnrollmentRecord,
     EpochRecord,
     HostRecord,
+    InventoryRecord,
+    ObservedRecord,
     OperatorRecord,
     ProfileRecord,
     ProvisionerRecord,
     RootRecord,
+    RuleRecord,
+    SigningRecord,
     StateRecord,
     TicketRecord,
+    WithdrawalRecord,
 )
 from sealvm.authority.sql import tables
 from sealvm.errors import ConflictError
@@ -148,6 +153,69 @@ class SqlTransaction:
         query = select(*columns).order_by(table.c.number)
         return self._records(ApprovalRecord, query if profile is None else query.where(table.c.profile == profile))
 
+    def update_epoch(self, record: EpochRecord) -> None:
+        profile, epoch, cell = record.key
+        self._put(tables.epochs, record, _is(tables.epochs, profile=profile, epoch=epoch, cell=cell))
+
+    def put_observed(self, record: ObservedRecord) -> None:
+        self._put(tables.observed, record, tables.observed.c.state_id == record.state_id)
+
+    def observed(self, state_id: bytes) -> ObservedRecord | None:
+        return self._one(ObservedRecord, tables.observed, tables.observed.c.state_id == state_id)
+
+    def observed_values(self, host: str | None = None) -> Sequence[ObservedRecord]:
+        table = tables.observed
+        light = [column for column in table.c if column.name not in _EVIDENCE]
+        query = select(*light).order_by(table.c.last_seen.desc(), table.c.state_id)
+        rows = self._connection.execute(query if host is None else query.where(table.c.host == host))
+        return [ObservedRecord(**_NO_EVIDENCE, **row._mapping) for row in rows]
+
+    def remove_observed(self, state_id: bytes) -> None:
+        self._connection.execute(delete(tables.observed).where(tables.observed.c.state_id == state_id))
+
+    def put_withdrawal(self, record: WithdrawalRecord) -> None:
+        which = _is(tables.withdrawals, profile=record.profile, pcr_digest=record.pcr_digest)
+        self._put(tables.withdrawals, record, which)
+
+    def withdrawals(self, profile: str) -> Sequence[WithdrawalRecord]:
+        table = tables.withdrawals
+        return self._records(WithdrawalRecord, select(table).where(table.c.profile == profile))
+
+    def remove_withdrawal(self, profile: str, pcr_digest: bytes) -> None:
+        table = tables.withdrawals
+        self._connection.execute(delete(table).where(_is(table, profile=profile, pcr_digest=pcr_digest)))
+
+    def put_rule(self, record: RuleRecord) -> None:
+        names = ("profile", "epoch", "cell", "name")
+        self._put(tables.rules, record, _is(tables.rules, **{name: getattr(record, name) for name in names}))
+
+    def rules(self, profile: str | None = None) -> Sequence[RuleRecord]:
+        table = tables.rules
+        query = select(table).order_by(table.c.profile, table.c.epoch, table.c.cell, table.c.name)
+        return self._records(RuleRecord, query if profile is None else query.where(table.c.profile == profile))
+
+    def put_signing(self, record: SigningRecord) -> None:
+        self._put(tables.signings, record, tables.signings.c.request_id == record.request_id)
+
+    def signings(self) -> Sequence[SigningRecord]:
+        return self._all(SigningRecord, tables.signings, tables.signings.c.created, tables.signings.c.request_id)
+
+    def take_signing(self, request_id: str) -> SigningRecord | None:
+        return self._take(SigningRecord, tables.signings, tables.signings.c.request_id == request_id)
+
+    def put_inventory(self, record: InventoryRecord) -> None:
+        self._put(tables.inventories, record, tables.inventories.c.host == record.host)
+
+    def inventories(self) -> Sequence[InventoryRecord]:
+        return self._all(InventoryRecord, tables.inventories, tables.inventories.c.host)
+
+    def put_approver(self, point: bytes) -> None:
+        self._connection.execute(insert(tables.approvers).values(point=point))
+
+    def approver(self) -> bytes | None:
+        point: bytes | None = self._connection.execute(select(tables.approvers.c.point)).scalar_one_or_none()
+        return point
+
     def put_provisioner(self, record: ProvisionerRecord) -> None:
         self._put(tables.provisioners, record, tables.provisioners.c.name == record.name)
 
@@ -210,6 +278,14 @@ class SqlTransaction:
 
     def _records(self, kind: type[R], query: Select[Any]) -> Sequence[R]:
         return [kind(**row._mapping) for row in self._connection.execute(query)]
+
+
+_EVIDENCE = frozenset({"ak_public", "qualifying_data", "quote", "signature", "event_log", "preimages"})
+_NO_EVIDENCE: dict[str, Any] = {name: () if name == "preimages" else b"" for name in sorted(_EVIDENCE)}
+
+
+def _is(table: Table, **values: Any) -> ColumnElement[bool]:
+    return and_(*(table.c[name] == value for name, value in values.items()))
 
 
 def _values(record: Any) -> dict[str, Any]:
