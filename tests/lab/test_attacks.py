@@ -161,7 +161,7 @@ def test_what_host_1_could_lend_is_refused(fleet: Fleet) -> None:
 
 
 def test_nothing_can_be_borrowed_from_an_unapproved_host(fleet: Fleet) -> None:
-    with pytest.raises(TpmFault, match="presenting an approval"):
+    with pytest.raises(TpmFault, match="presenting the approval"):
         run_borrowed_attacks(fleet.view, fleet.stranger.tcti)
 
 

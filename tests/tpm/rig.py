@@ -11,12 +11,14 @@ from sealvm.crypto.ec import SoftwareSigner
 from sealvm.lab.attacks.view import AttackerView, tempting_approvals
 from sealvm.lab.swtpm import LabCa, Swtpm, make_ca, manufacture
 from sealvm.statements.approval import Approval, sign_approval
+from sealvm.statements.lease import LeaseKey, sign_lease
 from sealvm.tcg import policy, templates
 from sealvm.tcg.duplicate import DuplicateBlob, duplicate
 from sealvm.tcg.public import name_of
-from sealvm.tpm import pcr
+from sealvm.tpm import leases, pcr
 from sealvm.tpm.connection import Tpm, open_tpm
 from sealvm.tpm.identity import HostIdentityBlobs, provision
+from sealvm.tpm.leases import HeldLease
 from sealvm.tpm.profile_key import SealedKey, import_key
 
 SELECTION = (0, 2, 4, 7, 9)
@@ -36,13 +38,21 @@ def started_tpm(directory: Path, ca: LabCa | None = None) -> Iterator[Swtpm]:
 
 
 class Owner:
-    """The key owner's side in software: one approver, one profile key."""
+    """The key owner's side in software: one approver, one lease key, one profile key."""
 
-    def __init__(self, profile: str = PROFILE, epoch: int = 1, approver: SoftwareSigner | None = None) -> None:
-        self.profile, self.epoch = profile, epoch
+    def __init__(
+        self,
+        profile: str = PROFILE,
+        epoch: int = 1,
+        approver: SoftwareSigner | None = None,
+        mode: str = "standing",
+        lease_key: SoftwareSigner | None = None,
+    ) -> None:
+        self.profile, self.epoch, self.mode = profile, epoch, mode
         self.approver = approver or SoftwareSigner.generate()
+        self.lease_key = lease_key or SoftwareSigner.generate()
         self.key = SoftwareSigner.generate()
-        reference = policy.profile_ref(profile, epoch, "", "standing")
+        reference = policy.profile_ref(profile, epoch, "", mode)
         name = name_of(templates.verifier_public(self.approver.point))
         self.public = templates.profile_key_public(self.key.point, policy.profile_key_policy(name, reference))
 
@@ -51,12 +61,30 @@ class Owner:
 
     def approve(self, values: Mapping[int, bytes], selection: Sequence[int] = SELECTION) -> Approval:
         return sign_approval(
-            self.approver, profile=self.profile, epoch=self.epoch, cell="", selection=selection, pcr_values=values
+            self.approver,
+            profile=self.profile,
+            epoch=self.epoch,
+            cell="",
+            selection=selection,
+            pcr_values=values,
+            mode=self.mode,
+            lease_point=self.lease_key.point if self.mode == "leased" else b"",
         )
 
     def seal(self, tpm: Tpm, blobs: HostIdentityBlobs) -> SealedKey:
         private = import_key(tpm, blobs, self.duplicate_to(blobs))
-        return SealedKey(self.profile, self.epoch, "", "standing", self.public, private)
+        return SealedKey(self.profile, self.epoch, "", self.mode, self.public, private)
+
+    def lease_key_for(self, blobs: HostIdentityBlobs) -> LeaseKey:
+        return LeaseKey(self.profile, self.epoch, "", blobs.srk_name, self.lease_key.point)
+
+    def lease(self, tpm: Tpm, blobs: HostIdentityBlobs, seconds: int = 3600) -> HeldLease:
+        """Ask for a lease and grant it, as host and authority do."""
+        session, key = leases.begin(tpm), self.lease_key_for(blobs)
+        signed = sign_lease(
+            self.lease_key, key, reset_count=session.reset_count, nonce_tpm=session.nonce_tpm, seconds=seconds
+        )
+        return leases.finish(tpm, session, key, signed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,10 @@
 
 The signature covers `SHA-256(approved policy || policy reference)`, which is the very digest that TPM2_PolicyAuthorize
 checks, and nothing else: the TPM enforces it, whatever any software says. For a standing approval the approved policy
-is PolicyPCR over the profile's selection. Specification: docs/spec/tpm-policy-v1.md, section "Approvals".
+is PolicyPCR over the profile's selection; for a leased one it is what the lease key authorized, then that PolicyPCR.
+Specification: docs/spec/tpm-policy-v1.md, section "Approvals".
 
-An approval is public and valid on every host, for as long as its epoch lasts.
+An approval is public and valid on every host, for as long as its epoch lasts; a leased one helps only with a lease.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sealvm.crypto import canonical
@@ -21,6 +22,8 @@ from sealvm.crypto.ec import P256_POINT_BYTES, Signer, verify_digest
 from sealvm.errors import MalformedError, SignatureRefused
 from sealvm.tcg import policy
 from sealvm.tcg.pcr import PCR_COUNT, PcrSelection, pcr_digest
+from sealvm.tcg.public import name_of
+from sealvm.tcg.templates import verifier_public
 
 MAX_NAME_BYTES = 128
 MAX_LABEL_BYTES = 256
@@ -30,6 +33,7 @@ _FIELDS = {
     "profile", "epoch", "cell", "mode", "selection", "pcr_digest", "approved_policy", "policy_ref",
     "approver", "signature", "label", "reference",
 }  # fmt: skip
+_LEASED_FIELDS = _FIELDS | {"lease_key"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,8 @@ class Approval:
 
     selection: PCR indices, ascending. pcr_digest, approved_policy, policy_ref: 32 bytes. approver_point: 65 bytes.
     signature_der: DER ECDSA P-256. label (a name for people) and reference (the approved state's PCR values and events,
-    for explanations) are not covered by the approver's signature; within a trust bundle, by the bundle's.
+    for explanations) are not covered by the approver's signature; within a trust bundle, by the bundle's. lease_point:
+    the lease key of a leased approval (65 bytes), which its approved policy names; else empty.
     """
 
     profile: str
@@ -53,10 +58,12 @@ class Approval:
     signature_der: bytes
     label: str = ""
     reference: Mapping[str, Any] = field(default_factory=dict)
+    lease_point: bytes = b""
 
     def to_json(self) -> dict[str, Any]:
-        """JSON object: digests and point in lower-case hex, the signature in base64."""
-        return {
+        """JSON object: digests and points in lower-case hex, the signature in base64."""
+        leased = {"lease_key": self.lease_point.hex()} if self.mode == policy.MODE_LEASED else {}
+        return leased | {
             "profile": self.profile,
             "epoch": self.epoch,
             "cell": self.cell,
@@ -74,8 +81,10 @@ class Approval:
     @classmethod
     def from_json(cls, obj: object, what: str = "approval") -> Approval:
         """Read what `to_json` wrote. MalformedError for another form; verifies nothing, `verify_approval` does."""
-        if not isinstance(obj, dict) or set(obj) != _FIELDS:
-            raise MalformedError(f"{what}: expected an object with the fields {', '.join(sorted(_FIELDS))}")
+        leased = isinstance(obj, dict) and obj.get("mode") == policy.MODE_LEASED
+        fields = _LEASED_FIELDS if leased else _FIELDS
+        if not isinstance(obj, dict) or set(obj) != fields:
+            raise MalformedError(f"{what}: expected an object with the fields {', '.join(sorted(fields))}")
         epoch = obj["epoch"]
         if type(epoch) is not int:
             raise MalformedError(f"{what}: epoch must be an integer")
@@ -92,6 +101,7 @@ class Approval:
             signature_der=_signature(obj["signature"], what),
             label=_text(obj, "label", MAX_LABEL_BYTES, what),
             reference=_reference(obj["reference"], what),
+            lease_point=_hex(obj, "lease_key", P256_POINT_BYTES, what) if leased else b"",
         )
 
 
@@ -114,18 +124,50 @@ def sign_approval(
     selection: Iterable[int],
     pcr_values: Mapping[int, bytes],
     mode: str = policy.MODE_STANDING,
+    lease_point: bytes = b"",
     label: str = "",
     reference: Mapping[str, Any] | None = None,
 ) -> Approval:
-    """Approve the state with these PCR values for one profile key.
+    """Approve the state with these PCR values for one profile key; `lease_point` is the lease key of a leased one.
 
-    MalformedError for a mode other than standing, a bad epoch, an empty selection, or a selected PCR without a value.
-    The caller must have verified that the values come from a quote and satisfy the profile.
+    MalformedError for another mode than standing and leased, a lease key where none belongs or none where one does, a
+    bad epoch, an empty selection, or a selected PCR without a value. The caller must have verified that the values
+    come from a quote and satisfy the profile.
     """
-    chosen = _check_claims(mode, selection)
+    unsigned = unsigned_approval(
+        signer.point,
+        policy.profile_ref(profile, epoch, cell, mode),
+        profile=profile,
+        epoch=epoch,
+        cell=cell,
+        selection=selection,
+        pcr_values=pcr_values,
+        mode=mode,
+        lease_point=lease_point,
+        label=label,
+        reference=reference,
+    )
+    digest = digest_to_sign(unsigned.approved_policy, unsigned.policy_ref)
+    return replace(unsigned, signature_der=signer.sign_digest(digest))
+
+
+def unsigned_approval(
+    signer_point: bytes,
+    policy_ref: bytes,
+    *,
+    profile: str,
+    epoch: int,
+    cell: str,
+    selection: Iterable[int],
+    pcr_values: Mapping[int, bytes],
+    mode: str,
+    lease_point: bytes,
+    label: str,
+    reference: Mapping[str, Any] | None,
+) -> Approval:
+    """What `sign_approval` and `rule.sign_approval_by_rule` sign: an Approval whose signature is still empty."""
+    chosen = _check_claims(mode, selection, lease_point)
     values_digest = pcr_digest(pcr_values, chosen)
-    approved = policy.approved_standing(chosen, values_digest)
-    ref = policy.profile_ref(profile, epoch, cell, mode)
     return Approval(
         profile=profile,
         epoch=epoch,
@@ -133,12 +175,13 @@ def sign_approval(
         mode=mode,
         selection=tuple(chosen),
         pcr_digest=values_digest,
-        approved_policy=approved,
-        policy_ref=ref,
-        approver_point=signer.point,
-        signature_der=signer.sign_digest(digest_to_sign(approved, ref)),
+        approved_policy=_approved((profile, epoch, cell), mode, lease_point, chosen, values_digest),
+        policy_ref=policy_ref,
+        approver_point=signer_point,
+        signature_der=b"",
         label=label,
         reference=dict(reference or {}),
+        lease_point=lease_point,
     )
 
 
@@ -146,18 +189,26 @@ def verify_approval(approval: Approval) -> None:
     """Return only if the approver at `approver_point` approved exactly this state for exactly this profile key.
 
     1. The policy reference is the one of profile, epoch, cell and mode.
-    2. The approved policy is PolicyPCR over selection and PCR digest.
+    2. The approved policy is PolicyPCR over selection and PCR digest; in leased mode, after what `lease_point`
+       authorizes for this profile key.
     3. The signature over both verifies.
 
     SignatureRefused naming the field that does not fit; MalformedError for values outside their ranges. The caller must
-    still check that `approver_point` is the approver of this profile: its Name is in the profile key's authPolicy.
+    still check that `approver_point` is the approver of this profile: its Name is in the profile key's authPolicy; and
+    that `lease_point` is the authority's lease key.
     """
-    what = f"approval for profile {approval.profile!r} epoch {approval.epoch}"
-    chosen = _check_claims(approval.mode, approval.selection)
     ref = policy.profile_ref(approval.profile, approval.epoch, approval.cell, approval.mode)
+    verify_approval_under(approval, ref, "approver")
+
+
+def verify_approval_under(approval: Approval, ref: bytes, who: str) -> None:
+    """`verify_approval` with the policy reference `ref`: R for the approver, RU for a rule key."""
+    what = f"approval for profile {approval.profile!r} epoch {approval.epoch}"
+    chosen = _check_claims(approval.mode, approval.selection, approval.lease_point)
     if approval.policy_ref != ref:  # 1
         raise SignatureRefused(f"{what}: policy reference is {approval.policy_ref.hex()}, expected {ref.hex()}")
-    approved = policy.approved_standing(chosen, approval.pcr_digest)
+    key = (approval.profile, approval.epoch, approval.cell)
+    approved = _approved(key, approval.mode, approval.lease_point, chosen, approval.pcr_digest)
     if approval.approved_policy != approved:  # 2
         raise SignatureRefused(
             f"{what}: approved policy is {approval.approved_policy.hex()}, expected {approved.hex()}"
@@ -165,16 +216,30 @@ def verify_approval(approval: Approval) -> None:
     try:
         verify_digest(approval.approver_point, digest_to_sign(approved, ref), approval.signature_der)  # 3
     except SignatureRefused as error:
-        raise SignatureRefused(f"{what}: signature of the approver does not verify") from error
+        raise SignatureRefused(f"{what}: signature of the {who} does not verify") from error
 
 
-def _check_claims(mode: str, selection: Iterable[int]) -> PcrSelection:
-    if mode != policy.MODE_STANDING:
-        raise MalformedError(f"approval: mode {mode!r} is not supported by this version, expected 'standing'")
+def _check_claims(mode: str, selection: Iterable[int], lease_point: bytes) -> PcrSelection:
+    if mode not in (policy.MODE_STANDING, policy.MODE_LEASED):
+        raise MalformedError(
+            f"approval: mode {mode!r} is not supported by this version, expected 'standing' or 'leased'"
+        )
+    if (mode == policy.MODE_LEASED) != (len(lease_point) == P256_POINT_BYTES):
+        raise MalformedError(f"approval: a lease key of {len(lease_point)} bytes does not go with mode {mode!r}")
     chosen = PcrSelection(selection)
     if not chosen:
         raise MalformedError("approval: the PCR selection is empty")
     return chosen
+
+
+def _approved(
+    key: tuple[str, int, str], mode: str, lease_point: bytes, selection: PcrSelection, values_digest: bytes
+) -> bytes:
+    """The policy that an approval in this mode approves. `key` is profile, epoch and cell."""
+    if mode == policy.MODE_STANDING:
+        return policy.approved_standing(selection, values_digest)
+    lease_name = name_of(verifier_public(lease_point))
+    return policy.approved_leased(lease_name, policy.lease_authorize_ref(*key), selection, values_digest)
 
 
 def _text(obj: Mapping[str, Any], key: str, limit: int, what: str) -> str:

@@ -17,6 +17,7 @@ from sealvm.tcg.pcr import PcrSelection
 
 ZERO: Final = bytes(32)
 MAX_NAME_BYTES: Final = 1024
+NAME_BYTES: Final = 34  # of an object whose name hash is SHA-256
 
 MODE_STANDING: Final = "standing"
 MODE_LEASED: Final = "leased"
@@ -74,11 +75,34 @@ def profile_ref(profile: str, epoch: int, cell: str, mode: str) -> bytes:
     """
     if mode not in MODES:
         raise MalformedError(f"mode {mode!r}: expected one of {', '.join(MODES)}")
-    if not 1 <= epoch <= 0xFFFFFFFF:
-        raise MalformedError(f"epoch {epoch}: expected 1 to 4294967295")
-    return label_digest(
-        "profile", _name_bytes("profile", profile), u32(epoch), _name_bytes("cell", cell), mode.encode()
-    )
+    return label_digest("profile", *_key_parts(profile, epoch, cell), mode.encode())
+
+
+def lease_authorize_ref(profile: str, epoch: int, cell: str) -> bytes:
+    """RA, the policyRef under which the lease key authorizes a host's policy, once per boot: 32 bytes.
+
+    MalformedError as `profile_ref`.
+    """
+    return label_digest("lease-authorize", *_key_parts(profile, epoch, cell))
+
+
+def lease_signed_ref(profile: str, epoch: int, cell: str, srk_name: bytes) -> bytes:
+    """RS, the policyRef under which the lease key signs a grant, for one host's SRK and no other: 32 bytes.
+
+    It differs from RA, and names the SRK, so that a grant is never an authorization and never another host's.
+    MalformedError as `profile_ref`, and for an SRK Name that has not 34 bytes.
+    """
+    if len(srk_name) != NAME_BYTES:
+        raise MalformedError(f"SRK Name: {len(srk_name)} bytes, expected {NAME_BYTES}")
+    return label_digest("lease-signed", *_key_parts(profile, epoch, cell), srk_name)
+
+
+def rule_ref(profile: str, epoch: int, cell: str) -> bytes:
+    """RU, the policyRef under which a rule key approves states of one profile key: 32 bytes.
+
+    MalformedError as `profile_ref`.
+    """
+    return label_digest("rule", *_key_parts(profile, epoch, cell))
 
 
 def profile_key_policy(approver_name: bytes, policy_ref: bytes) -> bytes:
@@ -89,6 +113,27 @@ def profile_key_policy(approver_name: bytes, policy_ref: bytes) -> bytes:
 def approved_standing(selection: Iterable[int], pcr_digest: bytes) -> bytes:
     """The policy that a standing approval approves: PolicyPCR alone."""
     return pcr(ZERO, selection, pcr_digest)
+
+
+def approved_leased(lease_name: bytes, authorize_ref: bytes, selection: Iterable[int], pcr_digest: bytes) -> bytes:
+    """The policy that a leased approval approves: what the lease key authorized under RA, then PolicyPCR."""
+    return pcr(authorize(lease_name, authorize_ref), selection, pcr_digest)
+
+
+def approved_by_rule(rule_name: bytes, ref: bytes) -> bytes:
+    """The policy that a delegation approves: whatever the rule key approves under RU."""
+    return authorize(rule_name, ref)
+
+
+def host_policy(srk_name: bytes, reset_count: int, lease_name: bytes, signed_ref: bytes) -> bytes:
+    """The policy that a lease authorizes: this TPM's SRK, this boot, and a grant by the lease key under RS."""
+    return signed(counter_timer(secret(ZERO, srk_name), reset_count), lease_name, signed_ref)
+
+
+def _key_parts(profile: str, epoch: int, cell: str) -> tuple[bytes, bytes, bytes]:
+    if not 1 <= epoch <= 0xFFFFFFFF:
+        raise MalformedError(f"epoch {epoch}: expected 1 to 4294967295")
+    return _name_bytes("profile", profile), u32(epoch), _name_bytes("cell", cell)
 
 
 def _name_bytes(what: str, name: str) -> bytes:

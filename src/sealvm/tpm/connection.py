@@ -89,6 +89,10 @@ class Tpm:
         """The Name of an object that this connection knows, 34 bytes for SHA-256."""
         return bytes(self._esapi.tr_get_name(handle))
 
+    def nonce(self, session: Any) -> bytes:
+        """The nonceTPM of a session that this connection started, 32 bytes for SHA-256."""
+        return bytes(self._esapi.trsess_get_nonce_tpm(session))
+
     def salted_to(self, handle: Any) -> bytes:
         """The library's own record of an object, which holds the public key that a session salt is encrypted to."""
         return bytes(self._esapi.tr_serialize(handle))

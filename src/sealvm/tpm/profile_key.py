@@ -9,18 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from sealvm.errors import SignatureRefused, StateRefused, TpmFault
-from sealvm.statements.approval import Approval, digest_to_sign
-from sealvm.tcg import templates
+from sealvm.errors import StateRefused, TpmFault
+from sealvm.statements.approval import Approval
+from sealvm.statements.lease import LeaseKey
+from sealvm.statements.rule import Delegation
 from sealvm.tcg.duplicate import DuplicateBlob
 from sealvm.tcg.pcr import pcr_digest
-from sealvm.tcg.public import name_of
-from sealvm.tpm import keys, pcr, responses
+from sealvm.tcg.policy import MODE_LEASED, profile_ref
+from sealvm.tpm import authorization, keys, leases, pcr, responses
+from sealvm.tpm.authorization import Authorization, of_approval, of_delegation, ticket_for
 from sealvm.tpm.connection import Tpm
 from sealvm.tpm.identity import HostIdentityBlobs
+from sealvm.tpm.leases import HeldLease, PreparedLease
 from sealvm.tpm.structures import (
     ESYS_TR,
     TPM2_CC,
@@ -30,7 +33,6 @@ from sealvm.tpm.structures import (
     pcr_selection,
     private_area,
     public_area,
-    signature_area,
 )
 
 USE_TRIES = 5
@@ -88,15 +90,20 @@ def ecdh(
     approvals: Sequence[Approval],
     *,
     point: bytes,
+    delegations: Sequence[Delegation] = (),
+    lease: HeldLease | None = None,
 ) -> bytes:
     """X coordinate (32 bytes) of the key's private scalar times `point`, if one of the approvals fits the state now.
 
     1. The SRK is the pinned one; else TpmFault or ConflictError.
-    2. An approval for the PCR values as they are is picked; without one StateRefused.
-    3. The TPM verifies the approver's signature (hierarchy OWNER) and gives a ticket; else SignatureRefused.
+    2. An approval for the PCR values as they are is picked; without one StateRefused. One by a rule key counts with the
+       delegation to that key.
+    3. The TPM verifies the signatures (hierarchy OWNER) and gives tickets; else SignatureRefused.
     4. The key is loaded under the import parent; else TpmFault.
-    5. In a session salted to the SRK: PolicyPCR, PolicyAuthorize, PolicyCommandCode, ECDH_ZGen; the TPM's no is
-       StateRefused. When PCRs change in between, from 2 again, at most USE_TRIES times.
+    5. In a session salted to the SRK: for a leased key PolicySecret, PolicyCounterTimer, PolicyTicket and
+       PolicyAuthorize of the lease; PolicyPCR; PolicyAuthorize, for an approval by rule twice; PolicyCommandCode;
+       ECDH_ZGen. The TPM's no is StateRefused, with the field `lease` when the lease is what it refuses. When PCRs
+       change in between, from 2 again, at most USE_TRIES times.
 
     Step 2 saves commands and gives no protection; the TPM refuses by itself in step 5. `point` is 65 bytes, and the
     caller has checked that it is on the curve.
@@ -105,20 +112,70 @@ def ecdh(
     with loaded(tpm, blobs, key) as handle:  # 4
         for _attempt in range(USE_TRIES):
             approval = matching_approval(tpm, key, approvals)  # 2
-            ticket = approval_ticket(tpm, approval)  # 3
+            chain = [(word, ticket_for(tpm, word)) for word in authorizations(key, approval, delegations)]  # 3
+            held = _prepared(tpm, key, approval, pinned_srk_name, lease)
             try:
-                with tpm.policy_session(salt=srk) as session:
-                    return _use(tpm, session, handle, approval, ticket=ticket, point=point)  # 5
+                with tpm.policy_session(salt=srk) as session:  # 5
+                    if held is not None:
+                        _present(tpm, session, srk, key, held)
+                    return _use(tpm, session, handle, approval, chain=chain, point=point)
             except _StateMoved:
                 continue
             except TpmFault as fault:
                 if not fault.fields.get("policy"):
                     raise
+                if held is not None and fault.fields["code"] == responses.EXPIRED:
+                    raise lease_refusal(key, "ended", "it is over") from fault
                 raise refusal(key, f"the TPM refuses its use ({fault.fields['decoded']})") from fault
     raise refusal(key, f"PCRs were extended during each of {USE_TRIES} attempts to use it")
 
 
-def _use(tpm: Tpm, session: Any, handle: Any, approval: Approval, *, ticket: Any, point: bytes) -> bytes:
+def authorizations(key: SealedKey, approval: Approval, delegations: Iterable[Delegation]) -> list[Authorization]:
+    """Who authorizes after PolicyPCR, in order: the approver; or a rule key, and the approver who delegated to it.
+
+    StateRefused when the approval is by a rule key that nobody delegated to.
+    """
+    if approval.policy_ref == profile_ref(key.profile, key.epoch, key.cell, key.mode):
+        return [of_approval(approval)]
+    own = (key.profile, key.epoch, key.cell, key.mode, approval.approver_point)
+    for delegation in delegations:
+        if (delegation.profile, delegation.epoch, delegation.cell, delegation.mode, delegation.rule_point) == own:
+            return [of_approval(approval), of_delegation(delegation)]
+    raise refusal(key, "its state is approved by a rule key to which the approver did not delegate")
+
+
+def _prepared(
+    tpm: Tpm, key: SealedKey, approval: Approval, srk_name: bytes, lease: HeldLease | None
+) -> PreparedLease | None:
+    """What a leased key needs beside its approval; None for a standing one. StateRefused without a lease."""
+    if key.mode != MODE_LEASED:
+        return None
+    if lease is None:
+        raise lease_refusal(key, "none", "this host has none")
+    return leases.prepare(tpm, LeaseKey(key.profile, key.epoch, key.cell, srk_name, approval.lease_point), lease)
+
+
+def _present(tpm: Tpm, session: Any, srk: Any, key: SealedKey, lease: PreparedLease) -> None:
+    """The lease's part of the policy. StateRefused with the field `lease` when the TPM refuses it."""
+    try:
+        lease.present(tpm, session, srk)
+    except TpmFault as fault:
+        if not fault.fields.get("policy"):
+            raise
+        ended = fault.fields["code"] == responses.EXPIRED
+        why = "it is over" if ended else f"the TPM refuses it ({fault.fields['decoded']})"
+        raise lease_refusal(key, "ended" if ended else "refused", why) from fault
+
+
+def _use(
+    tpm: Tpm,
+    session: Any,
+    handle: Any,
+    approval: Approval,
+    *,
+    chain: Sequence[tuple[Authorization, Any]],
+    point: bytes,
+) -> bytes:
     """PolicyPCR to ECDH_ZGen without pause. Raises _StateMoved when a PCR changed since the approval was picked."""
     try:
         tpm.run(
@@ -133,7 +190,8 @@ def _use(tpm: Tpm, session: Any, handle: Any, approval: Approval, *, ticket: Any
             raise _StateMoved from fault
         raise
     try:
-        authorize(tpm, session, approval.approved_policy, approval, ticket)
+        for word, ticket in chain:
+            authorization.present(tpm, session, word, ticket)
         tpm.run("policy_command_code", "limiting a session", policy_session=session, code=TPM2_CC.ECDH_ZGen)
         shared = tpm.run(
             "ecdh_zgen", "using the profile key", key_handle=handle, in_point=ecc_point(point), session1=session
@@ -147,15 +205,7 @@ def _use(tpm: Tpm, session: Any, handle: Any, approval: Approval, *, ticket: Any
 
 def authorize(tpm: Tpm, session: Any, approved: bytes, approval: Approval, ticket: Any) -> None:
     """TPM2_PolicyAuthorize by the approver of `approval` under its policyRef, for the digest `approved`."""
-    tpm.run(
-        "policy_authorize",
-        "presenting an approval",
-        policy_session=session,
-        approved_policy=approved,
-        policy_ref=approval.policy_ref,
-        key_sign=name_of(templates.verifier_public(approval.approver_point)),
-        check_ticket=ticket,
-    )
+    authorization.present(tpm, session, replace(of_approval(approval), approved=approved), ticket)
 
 
 def matching_approval(tpm: Tpm, key: SealedKey, approvals: Iterable[Approval]) -> Approval:
@@ -178,29 +228,7 @@ def approval_ticket(tpm: Tpm, approval: Approval, hierarchy: Any = ESYS_TR.OWNER
 
     SignatureRefused when the approver's signature does not verify. In the NULL hierarchy tickets are empty.
     """
-    handle = tpm.run(
-        "load_external",
-        "loading the approver's public key",
-        in_public=public_area(templates.verifier_public(approval.approver_point), "approver key"),
-        hierarchy=hierarchy,
-    )
-    with tpm.flushing(handle):
-        try:
-            return tpm.run(
-                "verify_signature",
-                "verifying an approval",
-                key_handle=handle,
-                digest=digest_to_sign(approval.approved_policy, approval.policy_ref),
-                signature=signature_area(approval.signature_der),
-            )
-        except TpmFault as fault:
-            if fault.fields.get("code") == responses.SIGNATURE:
-                raise SignatureRefused(
-                    f"approval for profile '{approval.profile}' epoch {approval.epoch}: its signature does not verify",
-                    hint="fetch the trust bundle again with: sealvm host sync",
-                    decoded=fault.fields["decoded"],
-                ) from fault
-            raise
+    return ticket_for(tpm, of_approval(approval), hierarchy)
 
 
 @contextmanager
@@ -227,6 +255,18 @@ def refusal(key: SealedKey, why: str) -> StateRefused:
         profile=key.profile,
         epoch=key.epoch,
         cell=key.cell,
+    )
+
+
+def lease_refusal(key: SealedKey, lease: str, why: str) -> StateRefused:
+    """StateRefused because of the lease: `lease` in its fields is `none`, `ended` or `refused`."""
+    return StateRefused(
+        f"the key of {key.what} cannot be used without a lease: {why}",
+        hint="renew it, in an approved state and with the authority in reach, with: sealvm host lease renew",
+        profile=key.profile,
+        epoch=key.epoch,
+        cell=key.cell,
+        lease=lease,
     )
 
 

@@ -35,6 +35,7 @@ _REFUSALS_ON_ASSERTION = frozenset({int(TPM2_RC.VALUE), int(TPM2_RC.TICKET)})
 PCR_CHANGED = int(TPM2_RC.PCR_CHANGED)
 VALUE = int(TPM2_RC.VALUE)
 SIGNATURE = int(TPM2_RC.SIGNATURE)
+EXPIRED = int(TPM2_RC.EXPIRED)
 _HINTS = {
     int(TPM2_RC.LOCKOUT): "the TPM is in dictionary-attack lockout: wait, or clear it with tpm2_dictionarylockout",
     int(TPM2_RC.INTEGRITY): "the blob belongs to another TPM, or this TPM was cleared: enroll the host again",

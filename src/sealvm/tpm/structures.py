@@ -10,14 +10,27 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tpm2_pytss import TSS2_Exception
-from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPM2_CAP, TPM2_CC, TPM2_RH, TPM2_SE, TPM2_ST, TPM2_SU, TPMA_SESSION
+from tpm2_pytss.constants import (
+    ESYS_TR,
+    TPM2_ALG,
+    TPM2_CAP,
+    TPM2_CC,
+    TPM2_EO,
+    TPM2_RH,
+    TPM2_SE,
+    TPM2_ST,
+    TPM2_SU,
+    TPMA_SESSION,
+)
 from tpm2_pytss.types import (
     TPM2B_ECC_POINT,
     TPM2B_ENCRYPTED_SECRET,
     TPM2B_ID_OBJECT,
+    TPM2B_OPERAND,
     TPM2B_PRIVATE,
     TPM2B_PUBLIC,
     TPM2B_SENSITIVE_CREATE,
+    TPM2B_TIMEOUT,
     TPML_DIGEST,
     TPML_DIGEST_VALUES,
     TPML_PCR_SELECTION,
@@ -28,6 +41,7 @@ from tpm2_pytss.types import (
     TPMT_SIGNATURE,
     TPMT_SYM_DEF,
     TPMT_SYM_DEF_OBJECT,
+    TPMT_TK_AUTH,
     TPMT_TK_HASHCHECK,
     TPMT_TK_VERIFIED,
     TPMU_HA,
@@ -41,6 +55,7 @@ __all__ = [
     "TPM2_ALG",
     "TPM2_CAP",
     "TPM2_CC",
+    "TPM2_EO",
     "TPM2_RH",
     "TPM2_SE",
     "TPM2_ST",
@@ -52,6 +67,8 @@ PRIVATE_LIMIT_BYTES = 1024
 SECRET_LIMIT_BYTES = 512
 ID_OBJECT_LIMIT_BYTES = 132
 NONCE_LIMIT_BYTES = 32
+TIMEOUT_LIMIT_BYTES = 64  # its contents are the TPM maker's business
+TICKET_LIMIT_BYTES = 64
 
 
 def _at_most(contents: bytes, limit_bytes: int, what: str) -> bytes:
@@ -166,3 +183,25 @@ def no_hash_ticket() -> Any:
 def verified_ticket(hierarchy: int, digest: bytes) -> Any:
     """A TPMT_TK_VERIFIED with any contents, as one would be read back from a file (or forged)."""
     return TPMT_TK_VERIFIED(tag=TPM2_ST.VERIFIED, hierarchy=hierarchy, digest=digest)
+
+
+def operand(contents: bytes) -> Any:
+    """TPM2B_OPERAND with these contents."""
+    return TPM2B_OPERAND(buffer=contents)
+
+
+def timeout_area(contents: bytes) -> Any:
+    """TPM2B_TIMEOUT as TPM2_PolicySigned gave it."""
+    bounded = _at_most(contents, TIMEOUT_LIMIT_BYTES, "TPM2B_TIMEOUT")
+    return TPM2B_TIMEOUT(size=len(bounded), buffer=bounded)
+
+
+def auth_ticket(digest: bytes) -> Any:
+    """The TPMT_TK_AUTH of a TPM2_PolicySigned by a key of the owner hierarchy, with this digest."""
+    contents = _at_most(digest, TICKET_LIMIT_BYTES, "TPMT_TK_AUTH")
+    return TPMT_TK_AUTH(tag=TPM2_ST.AUTH_SIGNED, hierarchy=TPM2_RH.OWNER, digest=contents)
+
+
+def timeout_bytes(timeout: Any) -> bytes:
+    """Contents of a TPM2B_TIMEOUT."""
+    return bytes(timeout.marshal()[2:])
