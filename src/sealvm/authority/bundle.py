@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sealvm.authority import audit
+from sealvm.authority import audit, epochs
 from sealvm.authority.ports import BUNDLE_KEY, Context, Transaction
 from sealvm.authority.records import BundleRecord, EpochRecord
 from sealvm.errors import NotFoundError
@@ -15,6 +15,7 @@ from sealvm.statements.bundle import (
     sign_bundle,
     verify_bundle,
 )
+from sealvm.statements.rule import Delegation
 
 
 def publish(ctx: Context, tx: Transaction, actor: str) -> BundleRecord:
@@ -56,20 +57,23 @@ def current(ctx: Context) -> bytes:
 
 
 def _profiles(tx: Transaction) -> tuple[BundleProfile, ...]:
-    epochs: dict[str, list[BundleEpoch]] = {}
-    for record in tx.epochs():
-        epochs.setdefault(record.profile, []).append(_epoch(tx, record))
+    present: dict[str, list[BundleEpoch]] = {}
+    for record in epochs.present(tx):
+        present.setdefault(record.profile, []).append(_epoch(tx, record))
     return tuple(
-        BundleProfile(name=record.name, document=record.document, epochs=tuple(epochs.get(record.name, ())))
+        BundleProfile(name=record.name, document=record.document, epochs=tuple(present.get(record.name, ())))
         for record in tx.profiles()
     )
 
 
 def _epoch(tx: Transaction, record: EpochRecord) -> BundleEpoch:
     approvals = tuple(
-        Approval.from_json(approval.body)
-        for approval in tx.approvals(record.profile)
-        if (approval.epoch, approval.cell) == (record.epoch, record.cell)
+        Approval.from_json(approval.body) for approval in tx.approvals(record.profile) if approval.key == record.key
+    )
+    delegations = tuple(
+        Delegation.from_json(rule.delegation)
+        for rule in tx.rules(record.profile)
+        if rule.key == record.key and rule.delegation is not None
     )
     return BundleEpoch(
         epoch=record.epoch,
@@ -80,4 +84,6 @@ def _epoch(tx: Transaction, record: EpochRecord) -> BundleEpoch:
         public=record.public,
         approver_point=record.approver_point,
         approvals=approvals,
+        wraps=record.wraps,
+        delegations=delegations,
     )

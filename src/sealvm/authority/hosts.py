@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sealvm.authority.approve import state_digest
+from sealvm.authority.epochs import present
 from sealvm.authority.ports import Context, Transaction
 from sealvm.authority.records import HostRecord
 from sealvm.errors import NotFoundError
@@ -32,7 +33,7 @@ def _satisfied(tx: Transaction) -> dict[str, tuple[str, ...]]:
         approved.setdefault((approval.profile, approval.epoch, approval.cell), set()).add(approval.pcr_digest)
     trust = {record.name: record.trust for record in tx.profiles()}
     classes = {record.name: record.trust_class for record in tx.hosts()}
-    epochs = tx.epochs()
+    epochs = present(tx)
     result: dict[str, tuple[str, ...]] = {}
     for host, values in tx.pcr_values().items():
         names = {

@@ -6,15 +6,13 @@ from typing import Literal
 
 from sealvm.attest.profile import Profile, load_profile
 from sealvm.authority import audit, bundle
-from sealvm.authority.ports import APPROVER_KEY, Context, Transaction
-from sealvm.authority.records import EpochRecord, ProfileRecord
+from sealvm.authority.epochs import make_epoch
+from sealvm.authority.ports import Context, Transaction
+from sealvm.authority.records import ProfileRecord
 from sealvm.errors import ConflictError, MalformedError, NotFoundError
 from sealvm.protocol.enroll import NEVER_QUOTED
 from sealvm.protocol.operator import ApplyRequest, EpochView, ProfileView
-from sealvm.statements.bundle import expected_public
-from sealvm.tcg.policy import MODE_STANDING
 
-SUFFIX_BYTES = 8
 Outcome = Literal["created", "replaced", "unchanged", "shown"]
 
 
@@ -38,7 +36,7 @@ def apply_profile(ctx: Context, actor: str, request: ApplyRequest) -> ProfileVie
         outcome: Outcome = "created" if known is None else "replaced"
         if known is None:
             tx.put_profile(record)
-            tx.add_epoch(_first_epoch(ctx, profile))
+            make_epoch(ctx, tx, profile, 1, "")
         else:
             _check_same_terms(known, record)
             tx.put_profile(record)
@@ -87,24 +85,6 @@ def _check_same_terms(known: ProfileRecord, new: ProfileRecord) -> None:
             )
 
 
-def _first_epoch(ctx: Context, profile: Profile) -> EpochRecord:
-    custody_name = f"profile.{profile.name}.1.{ctx.random(SUFFIX_BYTES).hex()}"
-    point = ctx.custody.create_scalar(custody_name)
-    approver_point = ctx.custody.signer(APPROVER_KEY).point
-    return EpochRecord(
-        profile=profile.name,
-        epoch=1,
-        cell="",
-        mode=MODE_STANDING,
-        selection=tuple(profile.pcrs),
-        point=point,
-        public=expected_public(profile.name, 1, "", MODE_STANDING, point=point, approver_point=approver_point),
-        approver_point=approver_point,
-        custody_name=custody_name,
-        created=ctx.now(),
-    )
-
-
 def _view(tx: Transaction, record: ProfileRecord, outcome: Outcome) -> ProfileView:
     approvals = tx.approvals(record.name)
     epochs = tuple(
@@ -113,6 +93,9 @@ def _view(tx: Transaction, record: ProfileRecord, outcome: Outcome) -> ProfileVi
             cell=epoch.cell,
             mode=epoch.mode,
             point=epoch.point,
+            wraps=epoch.wraps,
+            retired=epoch.retired,
+            created=epoch.created,
             approvals=tuple(
                 str(approval.body.get("label", ""))
                 for approval in approvals

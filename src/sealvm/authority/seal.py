@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container
 
+from sealvm.authority.epochs import cell_for, cells_of, present
 from sealvm.authority.ports import Context
 from sealvm.authority.records import EpochRecord
 from sealvm.protocol.messages import SealedKey
@@ -12,18 +13,32 @@ from sealvm.tcg.public import name_of
 
 
 def keys_for(
-    ctx: Context, *, trust_class: str, import_parent_public: bytes, have: Container[bytes]
+    ctx: Context, *, trust_class: str, import_parent_public: bytes, have: Container[bytes], cell: str = ""
 ) -> tuple[SealedKey, ...]:
-    """Every profile key that a host of this trust class may have and does not (`have`: Names), duplicated to its
-    parent.
+    """Every profile key that a host of this trust class and cell may have and does not (`have`: Names), duplicated to
+    its parent.
 
-    A profile whose trust classes do not include the host's is left out: its key never reaches such a TPM. Call it
-    before `bundle.current`: epochs are only added, so every key is then in the bundle.
+    A profile whose trust classes do not include the host's is left out: its key never reaches such a TPM. Of a profile
+    that has the host's cell, the host gets that cell's keys and no others. Call it before `bundle.current`, and
+    `still_present` on the result after: then every key is in the bundle.
     """
     with ctx.store.read() as tx:
         admitted = {record.name for record in tx.profiles() if trust_class in record.trust}
-        wanted = [record for record in tx.epochs() if record.profile in admitted and name_of(record.public) not in have]
+        epochs = [record for record in present(tx) if record.profile in admitted]
+    cells = {name: cells_of(r for r in epochs if r.profile == name) for name in admitted}
+    wanted = [
+        record
+        for record in epochs
+        if record.cell == cell_for(cell, cells[record.profile]) and name_of(record.public) not in have
+    ]
     return tuple(_seal(ctx, record, import_parent_public) for record in wanted)
+
+
+def still_present(ctx: Context, keys: tuple[SealedKey, ...]) -> tuple[SealedKey, ...]:
+    """Those of `keys` whose epochs were not retired meanwhile."""
+    with ctx.store.read() as tx:
+        left = {record.key for record in present(tx)}
+    return tuple(key for key in keys if (key.profile, key.epoch, key.cell) in left)
 
 
 def _seal(ctx: Context, record: EpochRecord, import_parent_public: bytes) -> SealedKey:

@@ -76,6 +76,9 @@ class EpochView(Message):
     mode: str
     point: Point
     approvals: tuple[str, ...]
+    wraps: bool
+    created: Moment
+    retired: Moment | None
 
 
 class ProfileView(Message):

@@ -3,15 +3,18 @@
 A JSON document in a DSSE envelope of type `application/vnd.sealvm.trust-bundle.v1+json`, signed by the authority's
 bundle key, whose point hosts pin as their *anchor* when they enroll. It is public: it holds no key material. It is
 versioned (every change is a higher version) and expires, so an old one cannot be replayed for ever.
+Specification: docs/spec/trust-bundle-v1.md.
 
 `verify_bundle` checks, in this order:
 
 1. the envelope is signed by the anchor;
 2. the document has this form, within limits;
-3. its version is not below the highest one seen, it is not from the future, and it has not expired;
+3. its version and its time of issue are not below the highest seen, it is not from the future, and it has not
+   expired;
 4. every profile key's public area is the one that its approver, profile, epoch, cell and mode give, so its policy is
    PolicyAuthorize of that approver and nothing wider;
-5. every approval is for that very key, and its signature verifies.
+5. every delegation and approval is for that very key, by its approver or by a rule key to which a delegation in this
+   epoch leads, and its signature verifies.
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ from sealvm.statements.encoding import (
     Point,
     parse_message,
 )
+from sealvm.statements.rule import Delegation, verify_approval_by_rule, verify_delegation
 from sealvm.statements.times import format_time
 from sealvm.tcg.policy import profile_key_policy, profile_ref
 from sealvm.tcg.public import name_of
@@ -59,7 +63,11 @@ ApprovalJson = Annotated[Approval, PlainValidator(_read_approval), PlainSerializ
 
 @dataclass(frozen=True, slots=True)
 class BundleEpoch:
-    """One generation of a profile's key: its public area (TPMT_PUBLIC), who approves its states, and the approvals."""
+    """One generation of a profile's key: its public area (TPMT_PUBLIC), who approves its states, and the approvals.
+
+    wraps: whether new packages and disks are to be wrapped to it. An epoch that lost a state by a withdrawal opens what
+    was wrapped to it before, and gets nothing new.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
@@ -71,6 +79,8 @@ class BundleEpoch:
     public: Annotated[Base64Bytes, Field(max_length=256)]
     approver_point: Point
     approvals: Annotated[tuple[ApprovalJson, ...], Field(max_length=4096)]
+    wraps: Annotated[bool, Field(strict=True)] = True
+    delegations: Annotated[tuple[Delegation, ...], Field(max_length=64)] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,14 +143,23 @@ def sign_bundle(bundle: TrustBundle, signer: Signer) -> bytes:
     return dsse.sign_envelope(BUNDLE_TYPE, canonical.dumps(bundle_to_json(bundle)), signer)
 
 
-def verify_bundle(envelope: bytes, anchor_point: bytes, now: datetime, floor_version: int) -> TrustBundle:
+def verify_bundle(
+    envelope: bytes, anchor_point: bytes, now: datetime, floor_version: int, floor_issued: datetime | None = None
+) -> TrustBundle:
     """The bundle in `envelope`, after the five checks of the module's docstring.
 
     Raises SignatureRefused or UntrustedRefused (1), MalformedError (2), RollbackRefused (3), IntegrityRefused (4) or
-    SignatureRefused (5). `floor_version` is the highest version this host has seen, 0 at first; the caller stores the
-    new one. A host whose clock was set back still refuses lower versions, but not an expired one.
+    SignatureRefused (5). `floor_version` is the highest version this host has seen, 0 at first, and `floor_issued` the
+    newest time of issue; the caller stores the new ones. A host whose clock was set back still refuses what is older
+    than these; the caller passes as `now` no less than what it knows to have passed.
     """
     bundle = verify_stored_bundle(envelope, anchor_point, floor_version)
+    if floor_issued is not None and bundle.issued < floor_issued:
+        raise RollbackRefused(
+            f"trust bundle version {bundle.version} was issued at {format_time(bundle.issued)}, "
+            f"expected not before {format_time(floor_issued)}",
+            hint="somebody offers an old bundle; run `sealvm host sync` against the real authority",
+        )
     _check_fresh(bundle, now)
     return bundle
 
@@ -209,10 +228,23 @@ def _check_epoch(profile: str, epoch: BundleEpoch) -> None:
     )
     if epoch.public != wanted:
         raise IntegrityRefused(f"{what}: the key's public area is not the one its approver and policy give")
+    own = (profile, epoch.epoch, epoch.cell, epoch.mode)
+    delegations: dict[bytes, Delegation] = {}
+    for delegation in epoch.delegations:
+        found = (delegation.profile, delegation.epoch, delegation.cell, delegation.mode, delegation.approver_point)
+        if found != (*own, epoch.approver_point):
+            raise IntegrityRefused(f"{what}: a delegation in it is for another key")
+        verify_delegation(delegation)
+        delegations[delegation.rule_point] = delegation
     for approval in epoch.approvals:
-        found = (approval.profile, approval.epoch, approval.cell, approval.mode, approval.approver_point)
-        if found != (profile, epoch.epoch, epoch.cell, epoch.mode, epoch.approver_point):
+        by_rule = delegations.get(approval.approver_point)
+        if (approval.profile, approval.epoch, approval.cell, approval.mode) != own:
             raise IntegrityRefused(f"{what}: an approval in it is for another key")
+        if by_rule is None and approval.approver_point != epoch.approver_point:
+            raise IntegrityRefused(f"{what}: an approval in it is by another key than its approver's or a rule's")
         if tuple(approval.selection) != tuple(epoch.selection):
             raise IntegrityRefused(f"{what}: an approval in it selects other PCRs")
-        verify_approval(approval)
+        if by_rule is None:
+            verify_approval(approval)
+        else:
+            verify_approval_by_rule(approval, by_rule)
