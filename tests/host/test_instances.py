@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
+import secrets
 import stat
 import subprocess
 import sys
@@ -55,6 +55,10 @@ class Bench:
         )
 
     @property
+    def name(self) -> str:
+        return self.spec.id
+
+    @property
     def folder(self) -> InstanceFolder:
         return InstanceFolder(self.host_dir / "instances" / self.spec.id)
 
@@ -64,7 +68,7 @@ class Bench:
 
     def assert_nothing_runs(self) -> None:
         assert not any(server.alive() for server in self.servers.started)
-        assert not guests.processes_mentioning("guest=bench-vm")
+        assert not guests.processes_mentioning(f"guest={self.spec.id}")
         sockets = {str(server.socket.parent) for server in self.servers.started}
         assert not any(Path(path).exists() for path in sockets)
 
@@ -73,7 +77,8 @@ class Bench:
 def bench(tmp_path: Path, grub_image: Path) -> Iterator[Bench]:
     host_dir = tmp_path / "host"
     host_dir.mkdir()
-    spec = InstanceSpec("bench-vm", tmp_path, "ab" * 32, 64 << 20, 64, labels={"profile": "measured-kernel"})
+    name = f"bench-{secrets.token_hex(4)}"  # this run's own: other runs may be at work on this machine
+    spec = InstanceSpec(name, tmp_path, "ab" * 32, 64 << 20, 64, labels={"profile": "measured-kernel"})
     made = Bench(host_dir, spec, Keys(guests.overlay_key(), guests.overlay_key()), guests.PlainServers(grub_image))
     yield made
     for folder in records.all_folders(host_dir):
@@ -109,7 +114,7 @@ def test_what_the_guest_wrote_survives_a_stop_and_a_crash(bench: Bench, grub_ima
         wait_console(launched, PROMPT, 20, QEMU)
         command(launched, "set note=kept")
         command(launched, "save_env note")
-    stopped = stop_instance(bench.host_dir, "bench-vm", QEMU, grace_seconds=0)
+    stopped = stop_instance(bench.host_dir, bench.name, QEMU, grace_seconds=0)
     assert (stopped.phase, stopped.processes.present(), stopped.runtime_dir) == (Phase.STOPPED, (), "")
     bench.assert_nothing_runs()
 
@@ -123,7 +128,7 @@ def test_what_the_guest_wrote_survives_a_stop_and_a_crash(bench: Bench, grub_ima
         os.kill(process.pid, 9)
         assert process.wait(5)
 
-    assert show_instance(bench.host_dir, "bench-vm", QEMU).state is RunState.STOPPED
+    assert show_instance(bench.host_dir, bench.name, QEMU).state is RunState.STOPPED
     launched = bench.start()
     with launched.console:
         wait_console(launched, PROMPT, 20, QEMU)
@@ -148,32 +153,32 @@ def test_a_guest_that_powers_off_is_cleaned_up_when_somebody_looks(bench: Bench)
 
 def test_the_console_can_be_left_and_joined_again(bench: Bench) -> None:
     bench.launch().console.close()
-    with open_console(bench.host_dir, "bench-vm", QEMU) as console:
+    with open_console(bench.host_dir, bench.name, QEMU) as console:
         console.send(b"\r")
         console.wait_text(PROMPT, 20)
-    stop_instance(bench.host_dir, "bench-vm", QEMU, 0)
-    with pytest.raises(ConflictError, match="bench-vm is stopped"):
-        open_console(bench.host_dir, "bench-vm", QEMU)
+    stop_instance(bench.host_dir, bench.name, QEMU, 0)
+    with pytest.raises(ConflictError, match=r"is stopped"):
+        open_console(bench.host_dir, bench.name, QEMU)
 
 
 def test_removing_leaves_nothing(bench: Bench) -> None:
     bench.launch().console.close()
-    with pytest.raises(ConflictError, match="bench-vm runs"):
-        remove_instance(bench.host_dir, "bench-vm", QEMU)
-    assert show_instance(bench.host_dir, "bench-vm", QEMU).state is RunState.RUNNING
-    remove_instance(bench.host_dir, "bench-vm", QEMU, force=True)
+    with pytest.raises(ConflictError, match=r"runs"):
+        remove_instance(bench.host_dir, bench.name, QEMU)
+    assert show_instance(bench.host_dir, bench.name, QEMU).state is RunState.RUNNING
+    remove_instance(bench.host_dir, bench.name, QEMU, force=True)
     bench.assert_nothing_left()
-    with pytest.raises(NotFoundError, match="bench-vm: not on this host"):
-        show_instance(bench.host_dir, "bench-vm", QEMU)
+    with pytest.raises(NotFoundError, match=r"not on this host"):
+        show_instance(bench.host_dir, bench.name, QEMU)
 
 
 def test_removing_erases_the_key_slots_before_the_name_goes(bench: Bench, tmp_path: Path) -> None:
     bench.launch().console.close()
-    stop_instance(bench.host_dir, "bench-vm", QEMU, 0)
+    stop_instance(bench.host_dir, bench.name, QEMU, 0)
     kept = [tmp_path / "kept-overlay", tmp_path / "kept-wrap"]
     kept[0].hardlink_to(bench.folder.overlay)
     kept[1].hardlink_to(bench.folder.wrap)
-    remove_instance(bench.host_dir, "bench-vm", QEMU)
+    remove_instance(bench.host_dir, bench.name, QEMU)
     assert kept[0].read_bytes()[: 4040 * 512].count(0) == 4040 * 512
     assert kept[1].read_bytes() == bytes(len(WRAP))
 
@@ -197,10 +202,10 @@ def test_files_are_private_and_hold_no_key(bench: Bench) -> None:
 
 def test_a_name_is_taken_once(bench: Bench) -> None:
     bench.launch().console.close()
-    with pytest.raises(ConflictError, match="bench-vm exists already"):
+    with pytest.raises(ConflictError, match=r"exists already"):
         bench.launch()
-    assert show_instance(bench.host_dir, "bench-vm", QEMU).state is RunState.RUNNING
-    with pytest.raises(ConflictError, match="bench-vm is not stopped"):
+    assert show_instance(bench.host_dir, bench.name, QEMU).state is RunState.RUNNING
+    with pytest.raises(ConflictError, match=r"is not stopped"):
         bench.start()
 
 
@@ -262,7 +267,7 @@ def test_an_interrupted_launch_leaves_nothing(bench: Bench) -> None:
 
 def test_a_start_with_the_wrong_key_leaves_it_stopped(bench: Bench) -> None:
     bench.launch().console.close()
-    stop_instance(bench.host_dir, "bench-vm", QEMU, 0)
+    stop_instance(bench.host_dir, bench.name, QEMU, 0)
     with pytest.raises(HypervisorFault, match="cannot unlock any keyslot"):
         bench.start(replace(bench.keys, overlay=guests.overlay_key()))
     assert bench.folder.read().phase is Phase.STOPPED
@@ -280,9 +285,9 @@ def test_a_launch_that_was_killed_is_found_and_removed(bench: Bench) -> None:
     assert machine is not None
     machine.end()
     bench.folder.write(before_the_machine)
-    assert show_instance(bench.host_dir, "bench-vm", QEMU).state is RunState.STOPPED
+    assert show_instance(bench.host_dir, bench.name, QEMU).state is RunState.STOPPED
     bench.assert_nothing_runs()
-    remove_instance(bench.host_dir, "bench-vm", QEMU)
+    remove_instance(bench.host_dir, bench.name, QEMU)
     bench.assert_nothing_left()
 
 
@@ -290,8 +295,8 @@ def test_one_command_at_a_time_works_on_an_instance(bench: Bench) -> None:
     bench.launch().console.close()
     with locked(bench.folder):
         with pytest.raises(ConflictError, match="another command is working on it"):
-            stop_instance(bench.host_dir, "bench-vm", QEMU)
-        assert show_instance(bench.host_dir, "bench-vm", QEMU).state is RunState.RUNNING
+            stop_instance(bench.host_dir, bench.name, QEMU)
+        assert show_instance(bench.host_dir, bench.name, QEMU).state is RunState.RUNNING
 
 
 def test_an_io_error_pauses_the_guest_and_says_so(bench: Bench, grub_image: Path, tmp_path: Path) -> None:
@@ -303,11 +308,11 @@ def test_an_io_error_pauses_the_guest_and_says_so(bench: Bench, grub_image: Path
         wait_console(launched, PROMPT, 20, QEMU)
         trigger.touch()
         launched.console.send(b"cat /notes\r")
-        with pytest.raises(HypervisorFault, match=r"bench-vm is paused \(I/O error\)") as caught:
+        with pytest.raises(HypervisorFault, match=r"is paused \(I/O error\)") as caught:
             wait_console(launched, "never", 10, QEMU)
     assert caught.value.fields["state"] == "paused (I/O error)"
-    assert show_instance(bench.host_dir, "bench-vm", QEMU).state is RunState.IO_ERROR
-    stop_instance(bench.host_dir, "bench-vm", QEMU)
+    assert show_instance(bench.host_dir, bench.name, QEMU).state is RunState.IO_ERROR
+    stop_instance(bench.host_dir, bench.name, QEMU)
     bench.assert_nothing_runs()
 
 
@@ -316,8 +321,27 @@ def test_a_record_that_is_none_is_named(bench: Bench, text: bytes) -> None:
     bench.folder.path.mkdir(parents=True)
     bench.folder.record.write_bytes(text)
     with pytest.raises(MalformedError, match=r"instance\.json"):
-        show_instance(bench.host_dir, "bench-vm", QEMU)
-    shutil.rmtree(bench.folder.path)
+        show_instance(bench.host_dir, bench.name, QEMU)
+    with pytest.raises(MalformedError, match=r"instance\.json"):
+        remove_instance(bench.host_dir, bench.name, QEMU)
+    remove_instance(bench.host_dir, bench.name, QEMU, force=True)
+    bench.assert_nothing_left()
+
+
+def test_an_instance_whose_guest_is_gone_starts_again_without_a_stop(bench: Bench) -> None:
+    launched = bench.launch()
+    launched.console.close()
+    machine = launched.record.processes.machine
+    assert machine is not None
+    os.kill(machine.pid, 9)
+    assert machine.wait(5)
+    with bench.start().console:
+        pass
+    storage, server = launched.record.processes.storage, launched.record.processes.blockserver
+    assert storage is not None
+    assert server is not None
+    assert not storage.alive()
+    assert not server.alive()
 
 
 _LAUNCH = """
@@ -329,7 +353,7 @@ from sealvm.host.launch_vm import InstanceSpec, Keys, launch_instance
 from sealvm.secret import Secret
 from tests.host import guests
 host, image = Path(sys.argv[1]), Path(sys.argv[2])
-spec = InstanceSpec("bench-vm", host, "ab" * 32, 64 << 20, 64)
+spec = InstanceSpec(sys.argv[3], host, "ab" * 32, 64 << 20, 64)
 keys = Keys(Secret(bytes(range(32))), Secret(bytes(range(32))))
 run = launch_instance(host, spec, keys, b"wrap", start_block_server=guests.PlainServers(image), hypervisor=Qemu("tcg"))
 print(*wait_console(run, guests.GREETING, 20, Qemu("tcg")).lines[-1:])
@@ -338,10 +362,10 @@ print(*wait_console(run, guests.GREETING, 20, Qemu("tcg")).lines[-1:])
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="making a network namespace needs root")
 def test_a_launch_needs_no_network_and_outlives_its_command(bench: Bench, grub_image: Path) -> None:
-    argv = ["unshare", "-n", sys.executable, "-c", _LAUNCH, str(bench.host_dir), str(grub_image)]
+    argv = ["unshare", "-n", sys.executable, "-c", _LAUNCH, str(bench.host_dir), str(grub_image), bench.name]
     done = subprocess.run(argv, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.stdout.strip() == guests.GREETING
-    found = show_instance(bench.host_dir, "bench-vm", QEMU)
+    found = show_instance(bench.host_dir, bench.name, QEMU)
     assert found.state is RunState.RUNNING
-    remove_instance(bench.host_dir, "bench-vm", QEMU, force=True)
+    remove_instance(bench.host_dir, bench.name, QEMU, force=True)
     assert not any(process.alive() for process in found.record.processes.present())

@@ -57,7 +57,7 @@ def test_the_command_line_has_one_disk_and_no_network(machine: Machine) -> None:
     assert "-sandbox" in argv
     assert "-kernel" not in argv
     assert "-initrd" not in argv
-    assert "Max core file size        0                    0" in Path(f"/proc/{pid}/limits").read_text()
+    assert "Max core file size        1                    1" in Path(f"/proc/{pid}/limits").read_text()
     assert "Seccomp:\t2" in Path(f"/proc/{pid}/status").read_text()
     assert os.getsid(pid) == pid
 

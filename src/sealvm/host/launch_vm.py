@@ -16,7 +16,8 @@ from typing import Protocol
 from sealvm.errors import ConflictError, InputError
 from sealvm.host import instance_record as records
 from sealvm.host.console import Console
-from sealvm.host.hypervisor.base import Hypervisor, Machine, MachineSpec
+from sealvm.host.halt_vm import halt, state_of
+from sealvm.host.hypervisor.base import Hypervisor, Machine, MachineSpec, RunState
 from sealvm.host.instance_record import InstanceFolder, InstanceRecord, Phase, locked
 from sealvm.host.process import ProcessRef
 from sealvm.host.sockets import make_runtime_dir, remove_runtime_dir
@@ -129,13 +130,13 @@ def start_instance(
     folder = records.folder_of(host_dir, instance_id)
     with locked(folder):
         record = folder.read()
-        if any(process.alive() for process in record.processes.present()):
+        if state_of(record, hypervisor) is not RunState.STOPPED:
             raise ConflictError(f"instance {instance_id} is not stopped", hint=f"sealvm vm stop {instance_id}")
         if not folder.overlay.exists():
             raise ConflictError(
                 f"instance {instance_id} has no disk: its launch was interrupted", hint=f"sealvm vm rm {instance_id}"
             )
-        stopped = records.as_stopped(record)
+        stopped = halt(folder, record, hypervisor, 0.0)
         try:
             starting = folder.write(replace(stopped, phase=Phase.STARTING))
             return _start(folder, starting, keys, start_block_server, hypervisor, new=False)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from sealvm.errors import EnvironmentFault, HypervisorFault, StorageFault
 
@@ -33,14 +34,16 @@ class ProcessRef:
         stat = _stat(pid)
         if stat is None:
             raise HypervisorFault(f"process {pid} ended before it could be recorded")
-        return cls(pid, stat[1], current_boot_id())
+        return cls(pid, stat.start_ticks, current_boot_id())
 
     def alive(self) -> bool:
-        """Whether this very process still runs; a zombie does not."""
+        """Whether this very process still runs; a zombie does until its last thread has let go of files and locks."""
         if self.boot_id != current_boot_id():
             return False
         stat = _stat(self.pid)
-        return stat is not None and stat[1] == self.start_ticks and stat[0] not in "ZX"
+        if stat is None or stat.start_ticks != self.start_ticks:
+            return False
+        return stat.state not in "ZX" or stat.threads > 1
 
     def wait(self, timeout_seconds: float) -> bool:
         """Wait until it has ended; False when it still runs after that time."""
@@ -110,7 +113,8 @@ def start_process(argv: Sequence[str], log: Path, inherit: Sequence[int] = ()) -
     # onto itself: the child's copy then stays open
     actions += [(os.POSIX_SPAWN_DUP2, descriptor, descriptor) for descriptor in inherit]
     actions += [(os.POSIX_SPAWN_CLOSE, descriptor) for descriptor in _inherited() if descriptor not in inherit]
-    limited = [limiter, "--core=0:0", "--", program, *argv[1:]]
+    # 1 byte, not 0: the kernel then writes no file, and starts no core_pattern program either, which ignores a 0
+    limited = [limiter, "--core=1:1", "--", program, *argv[1:]]
     try:
         pid = os.posix_spawn(limiter, limited, os.environ, file_actions=actions, setsid=True)
     finally:
@@ -131,11 +135,17 @@ def _inherited() -> list[int]:
     return found
 
 
-def _stat(pid: int) -> tuple[str, int] | None:
-    """State letter and start time of a process, None when there is none."""
+class _Stat(NamedTuple):
+    state: str
+    threads: int
+    start_ticks: int
+
+
+def _stat(pid: int) -> _Stat | None:
+    """What proc(5) calls fields 3, 20 and 22 of a process, None when there is none."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return None
     fields = text[text.rindex(")") + 2 :].split()  # the name before may hold anything
-    return fields[0], int(fields[19])
+    return _Stat(fields[0], int(fields[17]), int(fields[19]))

@@ -29,6 +29,11 @@ boot
 _INITRD_CONF = "AUTO_MODULES=no\nINCLUDE_MODULES=virtio_pci,virtio_blk\nMICROCODE=no\n"
 _BUILD_ONLY_APT_CONF = "/etc/apt/apt.conf.d/99image-build"
 
+_SOURCES_LIST = """\
+deb http://deb.debian.org/debian bookworm main
+deb http://deb.debian.org/debian bookworm-updates main
+deb http://deb.debian.org/debian-security bookworm-security main
+"""
 _LATE_COLDPLUG = """\
 [Unit]
 Description=Coldplug devices once the console answers
@@ -40,6 +45,7 @@ ExecStart=/usr/bin/udevadm trigger --type=all --action=add
 WantedBy=multi-user.target
 """
 _FILES = {
+    "etc/apt/sources.list": _SOURCES_LIST,  # not the build machine's, which may hold credentials
     "etc/acpi/events/power-button": "event=button/power.*\naction=/usr/sbin/poweroff\n",
     "etc/hostname": "sealed-vm\n",
     "etc/issue": "Debian GNU/Linux 12\n",
@@ -83,8 +89,8 @@ def recipe_digest() -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def install_debian(tree: Path, log: Path) -> None:
-    """Install the system into the new directory `tree`, with mmdebstrap's output in `log`.
+def install_debian(tree: Path, log: Path, packages: tuple[str, ...] = PACKAGES) -> None:
+    """Install the system into the new directory `tree`, in a scratch directory, with mmdebstrap's output in `log`.
 
     Takes about 25 s. Needs root, because the tree has Debian's owners and device nodes. The machine's apt proxy, TLS
     and mirror settings are used for the download; proxy and TLS settings do not end up in the tree. Raises
@@ -93,13 +99,17 @@ def install_debian(tree: Path, log: Path) -> None:
     if os.geteuid() != 0:
         raise EnvironmentFault("debian image: only root can install a system tree", hint="run this command with sudo")
     initrd_hook = _write_hook("/etc/tiny-initramfs/tiny-initramfs.conf", _INITRD_CONF)
-    apt_hook = _write_hook(_BUILD_ONLY_APT_CONF, _machine_apt_conf())
-    argv = ["mmdebstrap", "--mode=root", "--variant=minbase", f"--include={','.join(PACKAGES)}"]
+    apt_conf = tree.with_name(f"{tree.name}.apt.conf")  # in a file of our own: it may hold a proxy's password
+    apt_conf.touch(mode=0o600)
+    apt_conf.write_text(_machine_apt_conf())
+    apt_hook = f'mkdir -p "$1/etc/apt/apt.conf.d" && cp {shlex.quote(str(apt_conf))} "$1{_BUILD_ONLY_APT_CONF}"'
+    argv = ["mmdebstrap", "--mode=root", "--variant=minbase", f"--include={','.join(packages)}"]
     argv += [f"--setup-hook={initrd_hook}", f"--setup-hook={apt_hook}"]
     argv += [f'--customize-hook=rm "$1{_BUILD_ONLY_APT_CONF}"', '--customize-hook=chroot "$1" passwd -q -d root']
     argv += ["--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*"]
     argv += [SUITE, os.fspath(tree), *_machine_sources()]
     try:
+        log.touch(mode=0o600)
         with log.open("wb") as output:
             done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False)
     except FileNotFoundError as error:
@@ -109,6 +119,7 @@ def install_debian(tree: Path, log: Path) -> None:
             f"debian image: mmdebstrap ended with status {done.returncode}: {_last_error(log)}",
             hint=f"can this machine's apt reach its package sources? the whole output is in {log}",
         )
+    apt_conf.unlink()
     _apply_changes(tree)
 
 

@@ -21,6 +21,7 @@ from sealvm.host.sockets import listening_socket
 _PROGRAM = "qemu-system-x86_64"
 _MAX_CPUS = 64
 _STATE_SECONDS = 2.0
+_STOP_COMMAND_SECONDS = 5.0
 _QUIT_SECONDS = 10.0
 _STATES = {
     "running": RunState.RUNNING,
@@ -77,7 +78,7 @@ class Qemu:
 
     def _tell(self, machine: Machine, command: str) -> None:
         try:
-            with _control(machine) as qmp:
+            with _control(machine, _STOP_COMMAND_SECONDS) as qmp:
                 qmp.execute(command)
         except HypervisorFault:
             return  # gone or deaf: the next, stronger step deals with both
