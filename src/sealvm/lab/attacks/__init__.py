@@ -5,6 +5,9 @@
     approvals.py        using the key with approvals that are not for this state and this key
     sessions.py         the right approval used in the wrong way, on a key whose policy is of the same make
     platform.py         blobs under other parents and public areas; the PCRs
+    leases.py           a leased key after its term, without a lease, with another's, or with a stolen lease key
+    leased_twin.py      the leased key on which those run
+    weaker_leases.py    their control: the same attacks break leases with less in their references
     borrowed.py         an approved host's policy session and ticket, carried to this host
     stranger.py         host 1's files on a fourth TPM
     weak_parents.py     the control: the same Rewrap against a key duplicated to an SRK gives the scalar away
