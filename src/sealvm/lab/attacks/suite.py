@@ -23,8 +23,9 @@ def run_attacks(view: AttackerView) -> list[AttackResult]:
     """Every attack with the TPM's answer, in order; all are refused where sealvm keeps its word.
 
     Before anything is claimed, the controls: the twins' honest use works, TPM2_Rewrap does give away a key that was
-    duplicated to the SRK, and leases of weaker designs are broken. Takes a few seconds: some leases must end. Raises TpmFault when a control fails or an attack breaks down elsewhere than it should, and
-    NotFoundError when the view lacks an approval. Leaves PCR 10 extended, and nothing else changed.
+    duplicated to the SRK, and leases of weaker designs are broken. Takes a few seconds: some leases must end. Raises
+    TpmFault when a control fails or an attack breaks down elsewhere than it should, and NotFoundError when the view
+    lacks an approval. Leaves PCR 10 extended, and nothing else changed.
     """
     with open_tpm(view.tcti, view.lock) as tpm:
         check_controls(tpm, view)
