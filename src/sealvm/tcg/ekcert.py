@@ -1,8 +1,8 @@
 """EK certificates: whether a known TPM maker vouches for an EK.
 
-Specification: TCG EK Credential Profile for TPM Family 2.0, version 2.5, section 3. The path is verified by the
-`cryptography` library (RFC 5280) with extension rules for EK certificates instead of web servers'. Certificate
-revocation lists are not consulted: a model that turns out broken is barred by maker, model and version.
+Specification: TCG EK Credential Profile for TPM Family 2.0, section 3, and docs/spec/enrollment-v1.md, section 5. The
+path is checked by tcg.ekchain, what the certificate says by tcg.ekprofile. Certificate revocation lists are not
+consulted: a model that turns out broken is barred by maker, model and version.
 """
 
 from __future__ import annotations
@@ -10,33 +10,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from cryptography.x509.verification import (
-    Criticality,
-    ExtensionPolicy,
-    Policy,
-    PolicyBuilder,
-    Store,
-    VerificationError,
-)
 
 from sealvm.errors import EnrollmentRefused, MalformedError
 from sealvm.tcg import algorithms as alg
+from sealvm.tcg import ekchain, ekprofile
+from sealvm.tcg.ekprofile import TpmSpecification
 from sealvm.tcg.public import RSA_DEFAULT_EXPONENT, parse_public
 
 MAX_CERTIFICATE_BYTES = 8192
 MAX_INTERMEDIATES = 8
-MAX_CHAIN_DEPTH = 4
-
-OID_EK_CERTIFICATE = x509.ObjectIdentifier("2.23.133.8.1")
-OID_TPM_MANUFACTURER = x509.ObjectIdentifier("2.23.133.2.1")
-OID_TPM_MODEL = x509.ObjectIdentifier("2.23.133.2.2")
-OID_TPM_VERSION = x509.ObjectIdentifier("2.23.133.2.3")
 
 _CHAIN = "ek.certificate-chain"
 
@@ -65,7 +53,7 @@ class VerifiedEk:
     """An EK that a known root vouches for. Made by `verify_ek_certificate` only.
 
     manufacturer, model and version are what the certificate's subjectAltName says, such as `id:00001014`, `swtpm` and
-    `id:20191023`; empty where it says nothing. `root` is the subject of the root.
+    `id:20191023`. `root` is the subject of the root, `root_sha256` the digest of its certificate.
     """
 
     manufacturer: str
@@ -73,6 +61,8 @@ class VerifiedEk:
     version: str
     trust_class: str
     root: str
+    root_sha256: bytes
+    specification: TpmSpecification | None
     public_key: PublicKey
     certificate_der: bytes
 
@@ -100,10 +90,11 @@ def verify_ek_certificate(
     """What the certificate says about the EK, only if its chain ends at one of `roots` at the time `now` (aware).
 
     1. It parses; NV padding is taken off. MalformedError otherwise; the other steps raise EnrollmentRefused.
-    2. There is a chain over `intermediates` of at most 4 CAs to a root: names, signatures, validity, CA basic
-       constraints, path lengths and key usage (check `ek.certificate-chain`).
-    3. It is an end-entity certificate for an EK, by extended key usage (within 2).
-    4. Its key is RSA, P-256 or P-384 (check `ek.certificate-key`).
+    2. There is a path over `intermediates` to a root (`tcg.ekchain`; check `ek.certificate-chain`).
+    3. It is an EK's (`ekprofile.check_usage`; check `ek.certificate-usage`).
+    4. It names the TPM's maker, model and version (`ek.certificate-names`), and is for TPM 2.0
+       (`ek.certificate-specification`).
+    5. Its key is RSA, P-256 or P-384 (check `ek.certificate-key`).
 
     The caller must still compare the key (`ek_matches`), check the EK's template, and bar what it bars.
     """
@@ -118,24 +109,27 @@ def verify_ek_certificate(
         raise EnrollmentRefused(
             "ek certificate: no root is trusted", hint="add one with `sealvm authority root add`", check=_CHAIN
         )
-    store = Store([_load(der, "ek root") for der in by_der])
     try:
-        chain = _builder(now).store(store).build_client_verifier().verify(leaf, between).chain  # 2, 3
-    except VerificationError as error:
+        path = ekchain.find_path(leaf, between, [_load(der, "ek root") for der in by_der], now)  # 2
+    except ekchain.PathError as error:
         raise EnrollmentRefused(
-            f"ek certificate: no valid chain from {_subject(leaf.issuer)!r} to one of {len(by_der)} roots: {error}",
+            f"ek certificate: no valid chain from {ekchain.show(leaf.issuer)!r} to one of {len(by_der)} roots: {error}",
             hint="if this TPM's maker is to be trusted, add its root with `sealvm authority root add`",
             check=_CHAIN,
         ) from error
-    root = by_der[chain[-1].public_bytes(Encoding.DER)]
-    names = _tpm_names(leaf)
+    root_der = path[-1].public_bytes(Encoding.DER)
+    public_key = _ek_key(leaf)  # 5
+    ekprofile.check_usage(leaf)  # 3
+    manufacturer, model, version = ekprofile.tpm_names(leaf)  # 4
     return VerifiedEk(
-        manufacturer=names.get(OID_TPM_MANUFACTURER, ""),
-        model=names.get(OID_TPM_MODEL, ""),
-        version=names.get(OID_TPM_VERSION, ""),
-        trust_class=root.trust_class,
-        root=_subject(chain[-1].subject),
-        public_key=_ek_key(leaf),  # 4
+        manufacturer=manufacturer,
+        model=model,
+        version=version,
+        trust_class=by_der[root_der].trust_class,
+        root=ekchain.show(path[-1].subject),
+        root_sha256=hashlib.sha256(root_der).digest(),
+        specification=ekprofile.tpm_specification(leaf),
+        public_key=public_key,
         certificate_der=leaf.public_bytes(Encoding.DER),
     )
 
@@ -179,51 +173,6 @@ def _load(der: bytes, what: str) -> x509.Certificate:
     return certificate
 
 
-def _builder(now: datetime) -> PolicyBuilder:
-    ca = (
-        ExtensionPolicy.permit_all()
-        .require_present(x509.BasicConstraints, Criticality.AGNOSTIC, _require_ca)
-        .require_present(x509.KeyUsage, Criticality.AGNOSTIC, _require_cert_sign)
-    )
-    leaf = (
-        ExtensionPolicy.permit_all()
-        .may_be_present(x509.BasicConstraints, Criticality.AGNOSTIC, _refuse_ca)
-        .require_present(x509.ExtendedKeyUsage, Criticality.AGNOSTIC, _require_ek_usage)
-    )
-    time = now.astimezone(UTC).replace(tzinfo=None)
-    return PolicyBuilder().time(time).max_chain_depth(MAX_CHAIN_DEPTH).extension_policies(ca_policy=ca, ee_policy=leaf)
-
-
-def _require_ca(_policy: Policy, _certificate: x509.Certificate, constraints: x509.BasicConstraints) -> None:
-    if not constraints.ca:
-        raise ValueError("issuer is not a CA")
-
-
-def _require_cert_sign(_policy: Policy, _certificate: x509.Certificate, usage: x509.KeyUsage) -> None:
-    if not usage.key_cert_sign:
-        raise ValueError("issuer may not sign certificates")
-
-
-def _refuse_ca(_policy: Policy, _certificate: x509.Certificate, constraints: x509.BasicConstraints | None) -> None:
-    if constraints is not None and constraints.ca:
-        raise ValueError("it is a CA certificate")
-
-
-def _require_ek_usage(_policy: Policy, _certificate: x509.Certificate, usage: x509.ExtendedKeyUsage) -> None:
-    if OID_EK_CERTIFICATE not in usage:
-        raise ValueError("its extended key usage is not tcg-kp-EKCertificate")
-
-
-def _tpm_names(leaf: x509.Certificate) -> dict[x509.ObjectIdentifier, str]:
-    """The TPM attributes in the directoryName of the subjectAltName (EK Credential Profile, section 3.2.9)."""
-    try:
-        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return {}
-    attributes = (attribute for name in names.get_values_for_type(x509.DirectoryName) for attribute in name)
-    return {attribute.oid: str(attribute.value)[:128] for attribute in attributes}
-
-
 def _ek_key(leaf: x509.Certificate) -> PublicKey:
     try:
         key = leaf.public_key()
@@ -234,7 +183,3 @@ def _ek_key(leaf: x509.Certificate) -> PublicKey:
     ):
         return key
     raise EnrollmentRefused("ek certificate: key is neither RSA, P-256 nor P-384", check="ek.certificate-key")
-
-
-def _subject(name: x509.Name) -> str:
-    return name.rfc4514_string()[:200]
