@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import json
 import struct
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from sealvm.attest.state import MeasuredState, local_state, verify_measured_state
 from sealvm.lab.recording import load_recording
@@ -15,8 +18,14 @@ from sealvm.tcg.eventlog import parse_event_log, replay
 from sealvm.tcg.pcr import PcrSelection, pcr_digest
 
 QUOTED = tuple(range(10))
+BOOTS = {
+    path.parent.name: path.parent for path in (Path(__file__).parents[1] / "data/eventlogs").glob("*/eventlog.bin")
+}
+BOOTS_WITH_SHA256 = sorted(BOOTS.keys() - {"tpm12"})
+BOOT_PCRS = (*range(10), *range(11, 15))
 SEPARATOR = 4
 GLOBAL = uuid.UUID("8be4df61-93ca-11d2-aa0d-00e098032b8c")
+SECURITY_DATABASE = uuid.UUID("d719b2cb-3d3a-4596-a3bc-dad00e67656f")
 
 
 @dataclass(frozen=True)
@@ -88,7 +97,7 @@ FIRMWARE = E(0, 0x80000008, b"where", b"firmware")
 
 
 def boot(**changed: Sequence[E]) -> list[E]:
-    """A sound boot in which each of p0, p2, p4, p7, p9 can be replaced as a whole, separators included."""
+    """A sound boot in which each of p0, p2, p4, p7, p8, p9 can be replaced as a whole, separators included."""
     parts: dict[str, Sequence[E]] = {
         "p0": [version("1.2"), FIRMWARE, separator(0)],
         "p1": [separator(1)],
@@ -98,6 +107,7 @@ def boot(**changed: Sequence[E]) -> list[E]:
         "p5": [separator(5)],
         "p6": [separator(6)],
         "p7": [secure_boot(), separator(7)],
+        "p8": [],
         "p9": [load_options(CMDLINE), initrd(b"initrd")],
     }
     parts.update(changed)
@@ -119,3 +129,13 @@ def recorded(name: str) -> MeasuredState:
     recording = load_recording(name)
     values = {pcr: recording.pcr_values[pcr] for pcr in QUOTED}
     return local_state(values, recording.eventlog, recording.preimages)
+
+
+def booted(name: str, selection: Sequence[int] = BOOT_PCRS) -> MeasuredState:
+    """The state of one of the recorded boots of tests/data/eventlogs, verified against the PCRs that its TPM held."""
+    folder = BOOTS[name]
+    held = {int(pcr): bytes.fromhex(value) for pcr, value in json.loads((folder / "pcrs.json").read_text()).items()}
+    preimages = [base64.b64decode(text) for text in json.loads((folder / "preimages.json").read_text())]
+    quote = VerifiedQuote(PcrSelection(selection), pcr_digest(held, selection), ClockInfo(1, 1, 0, True), 1)
+    ima = (folder / "ima.bin").read_bytes() if (folder / "ima.bin").exists() else b""
+    return verify_measured_state(quote, (folder / "eventlog.bin").read_bytes(), preimages, ima_log=ima)

@@ -95,8 +95,8 @@ def test_in_asks_for_every_element_and_names_the_stranger() -> None:
 
 
 def test_contains() -> None:
-    assert met(f"fact: bootapps, contains: {sha(b'kernel')}")
-    assert not met(f"fact: bootapps, contains: {sha(b'other')}")
+    assert met(f"fact: firmware.digests, contains: {sha(b'firmware')}")
+    assert not met(f"fact: firmware.digests, contains: {sha(b'other')}")
     assert met("fact: kernel.cmdline, contains: ro")
     assert not met("fact: kernel.cmdline, contains: root")
 
@@ -130,8 +130,24 @@ def test_a_kernel_after_other_programs_is_not_enough_alone() -> None:
     judged = answers(f"{kernel};fact: bootapps, in: [{sha(b'kernel')}]", p4=parts)
     assert [result.met for result in judged] == [True, False]
     weak = answers(f"{kernel};fact: bootapps, contains: {sha(b'kernel')}", p4=parts)
-    assert [result.met for result in weak] == [False, True]
+    assert [result.met for result in weak] == [False, False]
     assert met(kernel)
+
+
+def test_a_list_that_can_grow_after_the_boot_does_not_contain_anything_until_all_of_it_is_judged() -> None:
+    contains = f"fact: bootapps, contains: {sha(b'kernel')}"
+    (alone,) = answers(contains)
+    assert not alone.met
+    assert "whoever runs later on the host can add to this list" in alone.detail
+    both = answers(f"{contains};fact: bootapps, in: [{sha(b'kernel')}, {sha(b'shim')}]")
+    assert [result.met for result in both] == [True, True]
+
+
+def test_long_lists_are_shown_in_part() -> None:
+    programs = [program(str(number).encode()) for number in range(40)]
+    (result,) = answers(f"fact: bootapps, in: [{sha(b'0')}]", p4=[separator(4), *programs])
+    assert result.found.endswith(f"{sha(b'31')} and 8 more")
+    assert "and 8 more, events " in result.detail
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from sealvm.tcg.attest import ClockInfo, VerifiedQuote
 from sealvm.tcg.eventlog import parse_event_log, replay
 from sealvm.tcg.pcr import PcrSelection, pcr_digest
 from tests.attest.logs import (
+    BOOTS,
     FIRMWARE,
     QUOTED,
     E,
@@ -96,6 +97,14 @@ def test_a_bank_that_the_firmware_left_unextended_is_refused() -> None:
     partly = log_of(boot(p2=[]))
     with pytest.raises(EvidenceRefused, match="PCR 2 was never extended"):
         verify_measured_state(quote_of(partly), partly, [])
+
+
+def test_a_log_without_sha256_proves_nothing() -> None:
+    log = (BOOTS["tpm12"] / "eventlog.bin").read_bytes()
+    with pytest.raises(EvidenceRefused, match="no SHA-256 digests, only sha1"):
+        verify_measured_state(quote_of(log_of(boot())), log, [])
+    with pytest.raises(EvidenceRefused, match="no SHA-256 digests, only sha1"):
+        local_state({}, log, [])
 
 
 SEPARATORS = {

@@ -5,19 +5,23 @@ A missing fact is not met, an unknown one neither, not even for `absent`: nothin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from sealvm.attest.facts import FACTS, Evidence, Fact, FactKind, FactStatus, FactValue, named
 from sealvm.attest.profile import Profile, Requirement
+
+VALUES_SHOWN_MAX: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
 class RequirementResult:
     """One requirement's answer.
 
-    `found` is the bare value, list elements separated by a comma and a space, and empty where there is none. `detail`
-    is for people: the value, labelled digests shortened, and where it comes from, or why there is none.
+    `found` is the bare value, list elements separated by a comma and a space, at most 32 of them and then "and N more",
+    and empty where there is none. `event_index` counts in the boot log, for IMA facts in IMA's log. `detail` is for
+    people: the value, labelled digests shortened, and where it comes from, or why there is none.
     """
 
     name: str
@@ -45,12 +49,13 @@ class Evaluation:
 
 def evaluate(profile: Profile, evidence: Evidence) -> Evaluation:
     """Answer each requirement of `profile` from `evidence`, which must come from the state that is to be judged."""
-    all_judged = any(r.fact == "bootapps" and r.predicate in ("equals", "in") for r in profile.requirements)
-    results = tuple(_answer(requirement, evidence, all_judged) for requirement in profile.requirements)
+    judged = frozenset(r.fact for r in profile.requirements if r.predicate in ("equals", "in"))
+    results = tuple(_answer(requirement, evidence, judged) for requirement in profile.requirements)
     return Evaluation(profile.name, results)
 
 
-def _answer(requirement: Requirement, evidence: Evidence, all_judged: bool) -> RequirementResult:
+def _answer(requirement: Requirement, evidence: Evidence, judged: Collection[str]) -> RequirementResult:
+    """`judged`: the facts of which another requirement says all that they may be."""
     fact = evidence[requirement.fact]
     if fact.status is not FactStatus.KNOWN or fact.value is None:
         met = requirement.predicate == "absent" and fact.status is FactStatus.ABSENT
@@ -60,7 +65,13 @@ def _answer(requirement: Requirement, evidence: Evidence, all_judged: bool) -> R
     met, event = _holds(requirement, fact)
     detail = f"{_shown(requirement, fact)}, {fact.source}"
     earlier = evidence["bootapps"].events[:-1]
-    if met and requirement.fact == "kernel.digest" and earlier and not all_judged:
+    if met and requirement.predicate == "contains" and FACTS[requirement.fact].grows and requirement.fact not in judged:
+        met = False
+        detail += (
+            "; but whoever runs later on the host can add to this list, "
+            f"and no requirement says with `in` or `equals` what {requirement.fact} may be"
+        )
+    if met and requirement.fact == "kernel.digest" and earlier and "bootapps" not in judged:
         met, event = False, earlier[0]
         detail += (
             f"; but {named(earlier)} measured what ran before it and can claim any successor, "
@@ -184,7 +195,8 @@ def _expected(requirement: Requirement) -> str:
 
 def _shown(requirement: Requirement, fact: Fact) -> str:
     if isinstance(fact.value, tuple):
-        return ", ".join(_quoted(requirement, value) for value in fact.value)
+        shown = ", ".join(_quoted(requirement, value) for value in fact.value[:VALUES_SHOWN_MAX])
+        return shown + _and_more(len(fact.value))
     return "" if fact.value is None else _quoted(requirement, fact.value)
 
 
@@ -198,7 +210,11 @@ def _quoted(requirement: Requirement, value: str | bool) -> str:
     return f'{label} "{value}"' if label else f'"{value}"'
 
 
+def _and_more(count: int) -> str:
+    return f" and {count - VALUES_SHOWN_MAX} more" if count > VALUES_SHOWN_MAX else ""
+
+
 def _bare(value: FactValue) -> str:
     if isinstance(value, tuple):
-        return ", ".join(value)
+        return ", ".join(value[:VALUES_SHOWN_MAX]) + _and_more(len(value))
     return str(value).lower() if isinstance(value, bool) else value

@@ -9,13 +9,23 @@ from typing import Final, Literal
 
 from sealvm.errors import MalformedError
 from sealvm.tcg.eventlog import EventLog
-from sealvm.tcg.events_data import TaggedEvent, UefiVariable, decode_text, parse_tagged, parse_variable
+from sealvm.tcg.events_data import (
+    TaggedEvent,
+    UefiVariable,
+    decode_text,
+    hashed_text,
+    load_option_text,
+    parse_tagged,
+    parse_variable,
+)
 from sealvm.tcg.events_types import (
     EV_EFI_ACTION,
     EV_EFI_VARIABLE_AUTHORITY,
+    EV_EFI_VARIABLE_BOOT,
     EV_EFI_VARIABLE_BOOT2,
     EV_EFI_VARIABLE_DRIVER_CONFIG,
     EV_EVENT_TAG,
+    EV_IPL,
     EV_S_CRTM_VERSION,
     SEPARATOR_DATA,
     SEPARATOR_ERROR_DATA,
@@ -36,8 +46,8 @@ _HASHED_VARIABLES: Final = (EV_EFI_VARIABLE_DRIVER_CONFIG, EV_EFI_VARIABLE_AUTHO
 class MeasuredEvent:
     """One event that extended a PCR in SHA-256.
 
-    `content` is what was hashed: it comes from the event's own data or from a preimage, and its SHA-256 is `digest`.
-    None when neither fits. `event_type` and `data` are what the log claims, and no more.
+    `content` is what was hashed, so that its SHA-256 is `digest`: the event's own data, a text that the data has in
+    another form, or a preimage. None when none fits. `event_type` and `data` are what the log claims, and no more.
     """
 
     index: int
@@ -46,7 +56,7 @@ class MeasuredEvent:
     digest: bytes
     data: bytes
     content: bytes | None
-    content_from: Literal["data", "preimage", ""]
+    content_from: Literal["data", "text", "preimage", ""]
 
     @property
     def type_name(self) -> str:
@@ -77,13 +87,21 @@ class MeasuredEvent:
         variable = self.variable
         if variable is not None:
             return f"{variable.name} = {_short(variable.data)}"
+        if self.event_type in (EV_IPL, EV_EFI_ACTION):
+            return printable_ascii(self.content)
+        if self.event_type == EV_EFI_VARIABLE_BOOT:
+            return load_option_text(self.content) or _short(self.content)
         tagged = self.tagged
         if self.event_type == EV_S_CRTM_VERSION or (tagged is not None and tagged.tag == TAG_LOAD_OPTIONS):
             return decode_text(self.content)
-        if self.event_type == EV_EFI_ACTION and self.content.isascii():
-            text = self.content.decode("ascii")
-            return text if text.isprintable() else None
         return "end of the firmware's measurements" if self.is_separator else None
+
+
+def printable_ascii(content: bytes) -> str | None:
+    """`content` without one terminating NUL, if it is one printable line of ASCII."""
+    content = content.removesuffix(b"\0")
+    text = content.decode("ascii") if content.isascii() else ""
+    return text if text and text.isprintable() else None
 
 
 def _short(value: bytes) -> str:
@@ -111,7 +129,10 @@ def measured_events(log: EventLog, preimages: Sequence[bytes], pcrs: Iterable[in
             continue
         digest = event.digests["sha256"]
         content: bytes | None = by_digest.get(digest)
-        source: Literal["data", "preimage", ""] = "" if content is None else "preimage"
+        source: Literal["data", "text", "preimage", ""] = "" if content is None else "preimage"
+        text = hashed_text(event.event_type, event.data)
+        if text is not None and hashlib.sha256(text).digest() == digest:
+            content, source = text, "text"
         if hashlib.sha256(event.data).digest() == digest:
             content, source = event.data, "data"
         events.append(MeasuredEvent(event.index, event.pcr, event.event_type, digest, event.data, content, source))

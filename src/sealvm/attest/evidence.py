@@ -9,7 +9,9 @@ are theirs to write; they can extend any PCR further; they cannot change what a 
    fact's kind after it, or twice, makes the fact unknown;
 4. in PCR 4 whatever has not the digest of an action of the closed list below counts as a program, whatever its label;
 5. PCR 9 must have exactly the shape that the kernel's EFI stub gives it: the load options first, then at most an
-   initrd. The first event of PCR 9 is then the one that the measured kernel wrote, and nothing can be slipped in.
+   initrd. The first event of PCR 9 is then the one that the measured kernel wrote, and nothing can be slipped in. A
+   kernel that reads an initrd named in its options does not measure it: nothing is then known of the initrd;
+6. of what boot loaders and shim measured, a fact is the whole of a PCR in order, never one event picked by its label.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
-from sealvm.attest.events import MeasuredEvent
+from sealvm.attest.events import MeasuredEvent, printable_ascii
+from sealvm.attest.evidence_ima import ima_files
+from sealvm.attest.evidence_keys import secure_boot_keys
 from sealvm.attest.facts import FACTS, Evidence, Fact, absent, known, named, unknown
 from sealvm.tcg.events_data import EFI_GLOBAL_VARIABLE, decode_text
 from sealvm.tcg.events_types import (
@@ -27,6 +31,7 @@ from sealvm.tcg.events_types import (
     TAG_INITRD,
     TAG_LOAD_OPTIONS,
 )
+from sealvm.tcg.imalog import ImaEntry
 
 # Linux copies at most COMMAND_LINE_SIZE - 1 bytes of the options on x86 and ignores the rest.
 CMDLINE_BYTES_MAX: Final = 2047
@@ -42,23 +47,33 @@ _BOOT_ACTIONS: Final = frozenset(
 )
 
 
-def derive_evidence(events: Sequence[MeasuredEvent], explained: Collection[int]) -> Evidence:
-    """Every fact of FACTS, known, absent or unknown. `explained`: the PCRs that were quoted and that the log explains.
+def derive_evidence(
+    events: Sequence[MeasuredEvent],
+    values: Mapping[int, bytes],
+    explained: Collection[int],
+    ima: Sequence[ImaEntry] = (),
+) -> Evidence:
+    """Every fact of FACTS, known, absent or unknown. `explained`: the PCRs that were quoted and that the logs explain.
 
-    The caller must have checked that `events` replay to the quoted values of those PCRs, and that PCR 0 to 7 have
-    exactly one separator each (`sealvm.attest.state` does both).
+    The caller must have checked that `events`, and for PCR 10 `ima`, replay to the quoted `values` of those PCRs, and
+    that PCR 0 to 7 have exactly one separator each (`sealvm.attest.state` does both).
     """
     by_pcr: Mapping[int, list[MeasuredEvent]] = {info.pcr: [] for info in FACTS.values()}
     for event in events:
         if event.pcr in by_pcr:
             by_pcr[event.pcr].append(event)
+    whole = [(name, info.pcr) for name, info in FACTS.items() if info.pcr in (11, 12, 13, 14) or name == "grub.files"]
     facts = [
         _firmware_list("firmware.digests", by_pcr[0]),
         _firmware_version(by_pcr[0]),
         _firmware_list("firmware.drivers", by_pcr[2]),
         *_programs(by_pcr[4]),
         _secure_boot(by_pcr[7]),
+        *secure_boot_keys(by_pcr[7]),
+        _commands(by_pcr[8]),
         *_stub(by_pcr[9]),
+        ima_files(ima, values, explained),
+        *(_whole(name, pcr, by_pcr[pcr]) for name, pcr in whole),
     ]
     return {fact.name: fact if FACTS[fact.name].pcr in explained else _unquoted(fact.name) for fact in facts}
 
@@ -131,33 +146,76 @@ def _not_one(what: str, claimed: Sequence[MeasuredEvent]) -> str:
     return f"{what} must occur once and before the separator; found {named(tuple(event.index for event in claimed))}"
 
 
-def _programs(events: Sequence[MeasuredEvent]) -> tuple[Fact, Fact]:
-    """`bootapps` and `kernel.digest`: all of PCR 4 but its separator and the known actions, told by their digests."""
-    programs = [event for event in events if not event.is_separator and event.digest not in _BOOT_ACTIONS]
+def is_program(event: MeasuredEvent) -> bool:
+    """Whether an event of PCR 4 counts as a program: all but separators and known actions, told by their digests."""
+    return not event.is_separator and event.digest not in _BOOT_ACTIONS
+
+
+def _programs(events: Sequence[MeasuredEvent]) -> tuple[Fact, Fact, Fact]:
+    """`bootapps`, `bootloader.digest` and `kernel.digest`: all of PCR 4 that is a program, the first, and the last."""
+    programs = [event for event in events if is_program(event)]
+    names = ("bootapps", "bootloader.digest", "kernel.digest")
     if not programs:
-        reason = "the firmware started no program"
-        return absent("bootapps", reason), absent("kernel.digest", reason)
+        # Something runs on this host; OVMF for one starts a kernel whose signature does not fit without measuring it.
+        all_apps, first, last = (unknown(name, "the firmware measured no program that it started") for name in names)
+        return all_apps, first, last
     digests = tuple(event.digest.hex() for event in programs)
     indices = tuple(event.index for event in programs)
-    return known("bootapps", digests, indices), known("kernel.digest", digests[-1], indices[-1:])
+    return (
+        known("bootapps", digests, indices),
+        known("bootloader.digest", digests[0], indices[:1]),
+        known("kernel.digest", digests[-1], indices[-1:]),
+    )
+
+
+def _whole(name: str, pcr: int, events: Sequence[MeasuredEvent]) -> Fact:
+    """All digests that a PCR took in, in order."""
+    if not events:
+        return absent(name, f"nothing was measured into PCR {pcr}")
+    return known(name, tuple(event.digest.hex() for event in events), tuple(event.index for event in events))
+
+
+def _commands(events: Sequence[MeasuredEvent]) -> Fact:
+    """`grub.commands`: all texts that PCR 8 took in. The words before a text in the log are not hashed: no part."""
+    name = "grub.commands"
+    if not events:
+        return absent(name, "nothing was measured into PCR 8")
+    texts: list[str] = []
+    for event in events:
+        text = None if event.content is None else printable_ascii(event.content)
+        if text is None:
+            return unknown(name, f"the digest of event {event.index} is not that of a printable line", event.index)
+        texts.append(text)
+    return known(name, tuple(texts), tuple(event.index for event in events))
 
 
 def _stub(events: Sequence[MeasuredEvent]) -> tuple[Fact, Fact]:
     """`kernel.cmdline` and `initrd.digest`, from a PCR 9 in which only the kernel's EFI stub measured."""
     cmdline, initrd = "kernel.cmdline", "initrd.digest"
     if not events:
-        return absent(cmdline, "nothing was measured into PCR 9"), absent(initrd, "nothing was measured into PCR 9")
-    for event, tag, what in zip(events, (TAG_LOAD_OPTIONS, TAG_INITRD), ("load options", "initrd"), strict=False):
-        if event.tagged is None or event.tagged.tag != tag:
-            reason = f"event {event.index} in PCR 9 is not the kernel's {what}, which must come there"
-            return unknown(cmdline, reason, event.index), unknown(initrd, reason, event.index)
-    if len(events) > 2:
-        late = events[2].index
-        reason = f"event {late} in PCR 9 came after the kernel had measured its options and initrd"
-        return unknown(cmdline, reason, late), unknown(initrd, reason, late)
-    if len(events) == 1:
-        return _cmdline(events[0]), absent(initrd, "the kernel measured no initrd")
-    return _cmdline(events[0]), known(initrd, events[1].digest.hex(), (events[1].index,))
+        reason = "nothing was measured into PCR 9: whoever started the kernel did not let its EFI stub do so"
+        return unknown(cmdline, reason), unknown(initrd, reason)
+    if (stray := _stray(events)) is not None:
+        reason = f"event {stray} in PCR 9 is not what the kernel's EFI stub measures there: options, then an initrd"
+        return unknown(cmdline, reason, stray), unknown(initrd, reason, stray)
+    given = _cmdline(events[0])
+    if len(events) == 2:
+        return given, known(initrd, events[1].digest.hex(), (events[1].index,))
+    if not isinstance(given.value, str):
+        return given, unknown(initrd, "the kernel measured no initrd, and its options are not known", events[0].index)
+    if "initrd=" in given.value:
+        reason = f"the options of event {events[0].index} name an initrd, which the kernel then loads without measuring"
+        return given, unknown(initrd, reason, events[0].index)
+    return given, absent(initrd, "the kernel measured no initrd")
+
+
+def _stray(events: Sequence[MeasuredEvent]) -> int | None:
+    """The first event of PCR 9 that the EFI stub does not measure there, by tag and place; None if there is none."""
+    shape = (TAG_LOAD_OPTIONS, TAG_INITRD)
+    for place, event in enumerate(events):
+        if place >= len(shape) or event.tagged is None or event.tagged.tag != shape[place]:
+            return event.index
+    return None
 
 
 def _cmdline(event: MeasuredEvent) -> Fact:

@@ -20,26 +20,47 @@ class FactKind(Enum):
     TEXT = "text"
     DIGEST = "a SHA-256 digest"
     DIGESTS = "a list of SHA-256 digests"
+    TEXTS = "a list of texts"
 
 
 @dataclass(frozen=True, slots=True)
 class FactInfo:
-    """A fact that exists: its kind, the PCR that proves it, and what it says."""
+    """A fact that exists: its kind, the PCR that proves it, and what it says.
+
+    `grows`: a list to which whoever runs later on the host can add, though not take away; that something is in it
+    proves nothing unless all of it is judged (`sealvm.attest.evaluate`).
+    """
 
     kind: FactKind
     pcr: int
     says: str
+    grows: bool = False
 
 
 FACTS: Final[Mapping[str, FactInfo]] = {
     "firmware.digests": FactInfo(FactKind.DIGESTS, 0, "all that the firmware measured of itself, in order"),
     "firmware.version": FactInfo(FactKind.TEXT, 0, "the firmware's version"),
     "firmware.drivers": FactInfo(FactKind.DIGESTS, 2, "drivers and option ROMs that the firmware ran"),
-    "bootapps": FactInfo(FactKind.DIGESTS, 4, "programs that the firmware started, in order"),
+    "bootapps": FactInfo(FactKind.DIGESTS, 4, "programs that the firmware started, in order", grows=True),
+    "bootloader.digest": FactInfo(FactKind.DIGEST, 4, "the first program that the firmware started"),
     "kernel.digest": FactInfo(FactKind.DIGEST, 4, "the last program that the firmware started"),
     "secureboot.enabled": FactInfo(FactKind.FLAG, 7, "whether Secure Boot was on"),
+    "secureboot.pk": FactInfo(FactKind.DIGEST, 7, "the variable PK: who may change the keys below"),
+    "secureboot.kek": FactInfo(FactKind.DIGEST, 7, "the variable KEK: who may change db and dbx"),
+    "secureboot.db": FactInfo(FactKind.DIGEST, 7, "the variable db: keys that programs are accepted by"),
+    "secureboot.dbx": FactInfo(FactKind.DIGEST, 7, "the variable dbx: what was revoked"),
+    "secureboot.authorities": FactInfo(
+        FactKind.DIGESTS, 7, "keys by which programs were in fact accepted, in order", grows=True
+    ),
+    "grub.commands": FactInfo(FactKind.TEXTS, 8, "commands that GRUB ran and options it gave, in order", grows=True),
+    "grub.files": FactInfo(FactKind.DIGESTS, 9, "files that GRUB read, in order", grows=True),
     "kernel.cmdline": FactInfo(FactKind.TEXT, 9, "the options with which Linux started"),
     "initrd.digest": FactInfo(FactKind.DIGEST, 9, "the initial ramdisk that Linux loaded"),
+    "ima.files": FactInfo(FactKind.DIGESTS, 10, "files that Linux measured, in order", grows=True),
+    "uki.sections": FactInfo(FactKind.DIGESTS, 11, "parts of the unified kernel image, in order", grows=True),
+    "uki.parameters": FactInfo(FactKind.DIGESTS, 12, "options and credentials from outside the image", grows=True),
+    "uki.extensions": FactInfo(FactKind.DIGESTS, 13, "system extensions from outside the image", grows=True),
+    "shim.digests": FactInfo(FactKind.DIGESTS, 14, "shim's own keys and settings, in order", grows=True),
 }
 
 

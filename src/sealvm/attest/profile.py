@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from sealvm.attest.facts import FACTS, FactKind
 from sealvm.attest.profile_yaml import Path, malformed, read_document
 from sealvm.attest.state import PCRS_REQUIRED, PCRS_RESETTABLE
+from sealvm.tcg.imalog import IMA_PCR
 
 NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9-]{0,62}$"
 REQUIREMENTS_MAX: Final = 64
@@ -32,9 +33,9 @@ OnLeaseEnd: TypeAlias = Literal["keep", "pause", "stop"]
 
 PREDICATES: Final[dict[Predicate, frozenset[FactKind]]] = {
     "equals": frozenset(FactKind),
-    "in": frozenset({FactKind.TEXT, FactKind.DIGEST, FactKind.DIGESTS}),
+    "in": frozenset({FactKind.TEXT, FactKind.DIGEST, FactKind.DIGESTS, FactKind.TEXTS}),
     "matches": frozenset({FactKind.TEXT}),
-    "contains": frozenset({FactKind.TEXT, FactKind.DIGESTS}),
+    "contains": frozenset({FactKind.TEXT, FactKind.DIGESTS, FactKind.TEXTS}),
     "absent": frozenset(FactKind),
 }
 
@@ -89,7 +90,7 @@ class Requirement(BaseModel):
         return self
 
     def _check_values(self, predicate: Predicate, kind: FactKind) -> None:
-        if predicate == "equals" and (kind is FactKind.DIGESTS) != isinstance(self.equals, list):
+        if predicate == "equals" and (kind in (FactKind.DIGESTS, FactKind.TEXTS)) != isinstance(self.equals, list):
             raise ValueError(f"'equals' needs {kind.value} for {self.fact}")
         for value in self.values():
             if kind is FactKind.FLAG and not isinstance(value, bool):
@@ -98,7 +99,7 @@ class Requirement(BaseModel):
                 raise ValueError(f"{self.fact} is {kind.value}, not {value}; put the value in quotes")
             if kind in (FactKind.DIGEST, FactKind.DIGESTS) and not _DIGEST.fullmatch(str(value)):
                 raise ValueError(f"'{str(value)[:70]}' is not a SHA-256 digest (64 lower-case hex digits)")
-            if kind is FactKind.TEXT and not str(value).isprintable():
+            if kind in (FactKind.TEXT, FactKind.TEXTS) and not str(value).isprintable():
                 raise ValueError("a text to compare with must be one printable line")
 
     def _given(self, predicate: Predicate) -> object:
@@ -196,6 +197,8 @@ class Profile(BaseModel):
             raise ValueError(f"two requirements are called '{doubled}'")
         for requirement in self.requirements:
             pcr = FACTS[requirement.fact].pcr
+            if pcr == IMA_PCR and self.lease is not None:
+                continue  # judged anew from a fresh quote at every renewal; sealing to PCR 10 would lock the host out
             if pcr not in self.pcrs:
                 raise ValueError(
                     f"requirement '{requirement.name}' asks about {requirement.fact}, which PCR {pcr} proves; "

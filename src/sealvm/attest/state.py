@@ -7,7 +7,7 @@ what is still true, and nothing is proved to anybody else.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,6 +18,7 @@ from sealvm.errors import EvidenceRefused, MalformedError
 from sealvm.tcg.attest import VerifiedQuote
 from sealvm.tcg.eventlog import EventLog, extend, initial_pcr, parse_event_log, replay
 from sealvm.tcg.events_types import EV_SEPARATOR
+from sealvm.tcg.imalog import IMA_PCR, ImaEntry, parse_ima_log, progress
 from sealvm.tcg.pcr import PCR_BYTES, PcrSelection, pcr_digest
 
 PCRS_REQUIRED: Final = frozenset({0, 2, 4, 7})
@@ -38,23 +39,31 @@ class LogFlaw:
 class MeasuredState:
     """Values of the PCRs looked at, their events in the order of the log, and all facts.
 
-    `flaws` is empty when it comes from `verify_measured_state`. Facts of a flawed PCR are unknown.
+    `flaws` is empty when it comes from `verify_measured_state`. Facts of a flawed PCR are unknown. `ima` has the
+    entries of IMA's log that the value of PCR 10 covers.
     """
 
     pcr_values: Mapping[int, bytes]
     events: tuple[MeasuredEvent, ...]
     evidence: Evidence
     flaws: tuple[LogFlaw, ...]
+    ima: tuple[ImaEntry, ...] = ()
 
 
 def verify_measured_state(
-    quote: VerifiedQuote, log: bytes, preimages: Sequence[bytes], claimed_values: Mapping[int, bytes] | None = None
+    quote: VerifiedQuote,
+    log: bytes,
+    preimages: Sequence[bytes],
+    claimed_values: Mapping[int, bytes] | None = None,
+    ima_log: bytes = b"",
 ) -> MeasuredState:
     """The state that `quote` proves, with evidence only from events that lead to the quoted PCR digest.
 
     1. The quote covers PCR 0, 2, 4 and 7 at least, and none of 16 to 23, which anybody can reset.
-    2. The log is well-formed (MalformedError otherwise, also for too many or too large preimages).
-    3. Its replay gives the quoted digest.
+    2. The logs are well-formed (MalformedError otherwise, also for too many or too large preimages), and the boot log
+       has SHA-256 digests.
+    3. Their replay gives the quoted digest. IMA's log counts only where PCR 10 was quoted, and only up to the entry at
+       which it does: it grows between the quote and its reading.
     4. Each of PCR 0 to 7 that was quoted was extended by the firmware and has exactly one separator.
 
     Raises EvidenceRefused, naming PCR and event in message and fields where they can be told. `claimed_values` are PCR
@@ -66,44 +75,75 @@ def verify_measured_state(
         raise EvidenceRefused(
             f"the quote covers PCR {_listed(selection)}; it must cover {_listed(PCRS_REQUIRED)} and none of 16 to 23"
         )
-    parsed = parse_event_log(log)
+    parsed = _with_sha256(parse_event_log(log))
+    entries = parse_ima_log(ima_log)
     replayed = replay(parsed)
+    if IMA_PCR in selection:
+        values = progress(entries, replayed[IMA_PCR])
+        covered = _covered(
+            values, lambda value: pcr_digest({**replayed, IMA_PCR: value}, selection) == quote.pcr_digest
+        )
+        replayed[IMA_PCR], entries = values[covered], entries[:covered]
     if pcr_digest(replayed, selection) != quote.pcr_digest:
-        raise _refused(_unexplained(parsed, selection, quote.pcr_digest, claimed_values))
-    values = {pcr: replayed[pcr] for pcr in sorted(selection)}
-    state = _state(values, parsed, preimages)
+        raise _refused(_unexplained(parsed, replayed, selection, quote.pcr_digest, claimed_values))
+    state = _state({pcr: replayed[pcr] for pcr in sorted(selection)}, parsed, preimages, entries)
     if state.flaws:
         raise _refused(state.flaws[0])
     return state
 
 
-def local_state(pcr_values: Mapping[int, bytes], log: bytes, preimages: Sequence[bytes]) -> MeasuredState:
+def local_state(
+    pcr_values: Mapping[int, bytes], log: bytes, preimages: Sequence[bytes], ima_log: bytes = b""
+) -> MeasuredState:
     """The state of a TPM whose PCRs were just read, for a host to explain itself; proves nothing to others.
 
     Where a value and the log disagree there is a flaw that names PCR and event, and the facts of that PCR are unknown.
-    Raises MalformedError for a log or preimages that cannot be read, or a value that is not 32 bytes.
+    Raises MalformedError for a log or preimages that cannot be read, or a value that is not 32 bytes, and
+    EvidenceRefused for a boot log without SHA-256.
     """
     for pcr, value in pcr_values.items():
         if pcr not in range(24) or len(value) != PCR_BYTES:
             raise MalformedError(
                 f"PCR {pcr}: value of {len(value)} bytes, expected {PCR_BYTES} for PCR 0 to 23", pcr=pcr
             )
-    return _state(dict(sorted(pcr_values.items())), parse_event_log(log), preimages)
+    parsed = _with_sha256(parse_event_log(log))
+    return _state(dict(sorted(pcr_values.items())), parsed, preimages, parse_ima_log(ima_log))
 
 
-def _state(values: Mapping[int, bytes], log: EventLog, preimages: Sequence[bytes]) -> MeasuredState:
+def _with_sha256(log: EventLog) -> EventLog:
+    if "sha256" not in log.algorithms:
+        raise EvidenceRefused(
+            f"the boot log has no SHA-256 digests, only {', '.join(log.algorithms)}, which prove nothing",
+            hint="switch the firmware's TPM measurements to SHA-256; a TPM 1.2 cannot be used",
+        )
+    return log
+
+
+def _covered(values: Sequence[bytes], fits: Callable[[bytes], bool]) -> int:
+    """How many entries lead to the value that `fits`, as many as can be; all of them if none does."""
+    return next((count for count in range(len(values) - 1, -1, -1) if fits(values[count])), len(values) - 1)
+
+
+def _state(
+    values: Mapping[int, bytes], log: EventLog, preimages: Sequence[bytes], entries: tuple[ImaEntry, ...]
+) -> MeasuredState:
     events = measured_events(log, preimages, values)
     replayed = replay(log)
+    ima: tuple[ImaEntry, ...] = ()
+    if IMA_PCR in values:
+        progressed = progress(entries, replayed[IMA_PCR])
+        ima = entries[: _covered(progressed, lambda value: value == values[IMA_PCR])]
+        replayed[IMA_PCR] = progressed[len(ima)]
     flaws: list[LogFlaw] = []
     for pcr, value in values.items():
         own = [event for event in events if event.pcr == pcr]
         flaw = _separator_flaw(pcr, own, value) if pcr in _PCRS_WITH_SEPARATOR else None
         if replayed[pcr] != value:
-            flaw = flaw if flaw is not None and not any(value) else _replay_flaw(log, pcr, value)
+            flaw = flaw if flaw is not None and not any(value) else _replay_flaw(log, pcr, value, len(ima))
         if flaw is not None:
             flaws.append(flaw)
     explained = values.keys() - {flaw.pcr for flaw in flaws}
-    return MeasuredState(values, events, derive_evidence(events, explained), tuple(flaws))
+    return MeasuredState(values, events, derive_evidence(events, values, explained, ima), tuple(flaws), ima)
 
 
 def _separator_flaw(pcr: int, events: Sequence[MeasuredEvent], value: bytes) -> LogFlaw | None:
@@ -131,8 +171,11 @@ def _separator_flaw(pcr: int, events: Sequence[MeasuredEvent], value: bytes) -> 
     return None
 
 
-def _replay_flaw(log: EventLog, pcr: int, value: bytes) -> LogFlaw:
+def _replay_flaw(log: EventLog, pcr: int, value: bytes, ima_entries: int = 0) -> LogFlaw:
     """Name the first event of `pcr` that the TPM has not seen, or say that the log lacks or altered something."""
+    if pcr == IMA_PCR and ima_entries:
+        message = f"PCR {pcr}: no part of IMA's log of {ima_entries} entries leads to {value.hex()[:16]}…"
+        return LogFlaw(pcr, None, message)
     events = [event for event in log.events if event.extends and event.pcr == pcr]
     current = initial_pcr(log, pcr)
     for event in events:
@@ -152,10 +195,13 @@ def _replay_flaw(log: EventLog, pcr: int, value: bytes) -> LogFlaw:
 
 
 def _unexplained(
-    log: EventLog, selection: Collection[int], digest: bytes, claimed: Mapping[int, bytes] | None
+    log: EventLog,
+    replayed: Mapping[int, bytes],
+    selection: Collection[int],
+    digest: bytes,
+    claimed: Mapping[int, bytes] | None,
 ) -> LogFlaw | str:
     """What is wrong with a log that does not give the quoted digest."""
-    replayed = replay(log)
     if claimed is not None and claimed.keys() >= set(selection):
         values = {pcr: claimed[pcr] for pcr in selection}
         if all(len(value) == PCR_BYTES for value in values.values()) and pcr_digest(values, selection) == digest:

@@ -1,7 +1,8 @@
 """The firmware's event log: bytes to events, and events to the PCR values they lead to.
 
-Reads the crypto-agile form of TCG PC Client Platform Firmware Profile 1.06, section 10: a first event in the old SHA-1
-form whose data is the `Spec ID Event03` header, then TCG_PCR_EVENT2 structures; all little-endian. Pure: no I/O.
+Reads both forms of TCG PC Client Platform Firmware Profile 1.06, section 10, all little-endian: the crypto-agile one, a
+first event in the old form whose data is the `Spec ID Event03` header, then TCG_PCR_EVENT2 structures; and the old one,
+TCG_PCClientPCREvent structures with a SHA-1 digest each, which firmware writes for a TPM 1.2. Pure: no I/O.
 
 Nothing in a log is trusted for being in it. Only the digests are bound to the TPM, and only after the replay was
 compared with quoted PCRs; an event's type and data are labels that anybody who can edit the log can change (see
@@ -14,7 +15,7 @@ import hashlib
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from sealvm.errors import MalformedError
 from sealvm.tcg.events_types import EV_NO_ACTION, type_name
@@ -35,7 +36,7 @@ _WHAT: Final = "event log"
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One entry of the log. `index` counts from the header, which is 0, as tpm2_eventlog does."""
+    """One entry of the log. `index` counts from 0, which is the header of a crypto-agile log, as tpm2_eventlog does."""
 
     index: int
     pcr: int
@@ -56,7 +57,10 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class EventLog:
-    """A whole log in the order in which it was written, the header event first."""
+    """A whole log in the order in which it was written, the header event first where there is one.
+
+    `algorithms` are those whose digests each event carries; ("sha1",) for a log in the old form.
+    """
 
     algorithms: tuple[str, ...]
     events: tuple[Event, ...]
@@ -92,38 +96,35 @@ def malformed(event: int, problem: str) -> MalformedError:
 
 
 def parse_event_log(data: bytes) -> EventLog:
-    """Read a whole log; every byte of it belongs to an event, and every event has a SHA-256 digest.
+    """Read a whole log; every byte of it belongs to an event.
 
     Takes at most 1 MiB, 4096 events and 256 KiB of data in one event. Raises MalformedError for anything else: a log
-    without the crypto-agile header, without SHA-256, cut short, with trailing bytes, or with a PCR above 23. The caller
-    must compare `replay` with quoted PCR values before it believes any of it.
+    cut short, with trailing bytes, or with a PCR above 23. A log without SHA-256 digests is read as well, and proves
+    nothing: `replay` refuses it. The caller must compare `replay` with quoted PCR values before it believes any of it.
     """
     if len(data) > LOG_BYTES_MAX:
         raise MalformedError(f"{_WHAT}: {len(data)} bytes, at most {LOG_BYTES_MAX} are read")
     cursor = _Cursor(data)
-    header = _first_event(cursor)
-    sizes = _header_algorithms(header.data)
-    events = [header]
+    first = _old_event(cursor)
+    agile = first.event_type == EV_NO_ACTION and first.data.startswith(_SIGNATURE)
+    sizes = _header_algorithms(first.data) if agile else {"sha1": _DIGEST_BYTES["sha1"]}
+    events = [first]
     while not cursor.at_end():
         cursor.event = len(events)
         if cursor.event >= EVENTS_MAX:
             raise MalformedError(f"{_WHAT}: more than {EVENTS_MAX} events")
-        events.append(_event2(cursor, sizes))
+        events.append(_event2(cursor, sizes) if agile else _old_event(cursor))
     return EventLog(tuple(sizes), tuple(events), _startup_locality(events))
 
 
-def _first_event(cursor: _Cursor) -> Event:
-    """TCG_PCClientPCREvent (section 10.2.1), the one event in the old form."""
+def _old_event(cursor: _Cursor) -> Event:
+    """TCG_PCClientPCREvent (section 10.2.1): all events of the old form, and the first of the crypto-agile one."""
     pcr = cursor.number(4, "PCR")
     event_type = cursor.number(4, "type")
-    digest = cursor.take(20, "SHA-1 digest")
-    data = _data(cursor)
-    if pcr != 0 or event_type != EV_NO_ACTION or not data.startswith(_SIGNATURE):
-        raise MalformedError(
-            f"{_WHAT}: does not begin with the 'Spec ID Event03' header of a crypto-agile log",
-            hint="switch the firmware's TPM measurements to SHA-256; logs in the old SHA-1 form are not accepted",
-        )
-    return Event(0, pcr, event_type, {"sha1": digest}, data)
+    if pcr >= PCR_COUNT:
+        raise malformed(cursor.event, f"PCR {pcr}, expected 0 to {PCR_COUNT - 1}")
+    digest = cursor.take(_DIGEST_BYTES["sha1"], "SHA-1 digest")
+    return Event(cursor.event, pcr, event_type, {"sha1": digest}, _data(cursor))
 
 
 def _header_algorithms(data: bytes) -> dict[str, int]:
@@ -144,8 +145,6 @@ def _header_algorithms(data: bytes) -> dict[str, int]:
     cursor.take(cursor.number(1, "vendor information size"), "vendor information")
     if not cursor.at_end():
         raise malformed(0, "trailing bytes after the header")
-    if "sha256" not in sizes:
-        raise malformed(0, f"no SHA-256 digests, only {', '.join(sizes)}")
     return sizes
 
 
@@ -197,16 +196,25 @@ def _startup_locality(events: list[Event]) -> int:
     return found or 0
 
 
-def extends(log: EventLog) -> tuple[tuple[int, bytes], ...]:
-    """What was extended in SHA-256, as (PCR, digest) in the order of the log; a lab replays this into a TPM."""
-    return tuple((event.pcr, event.digests["sha256"]) for event in log.events if event.extends)
+def extends(log: EventLog, algorithm: str = "sha256") -> tuple[tuple[int, bytes], ...]:
+    """What was extended in one bank, as (PCR, digest) in the order of the log; a lab replays this into a TPM.
+
+    Raises MalformedError if the log has no digests of `algorithm`.
+    """
+    if algorithm not in log.algorithms:
+        raise MalformedError(
+            f"{_WHAT}: has no {algorithm} digests, only {', '.join(log.algorithms)}",
+            hint="switch the firmware's TPM measurements to SHA-256; a TPM 1.2 cannot be used",
+        )
+    return tuple((event.pcr, event.digests[algorithm]) for event in log.events if event.extends)
 
 
-def initial_pcr(log: EventLog, pcr: int) -> bytes:
-    """The 32 bytes that `pcr` holds before its first event (PC Client Platform TPM Profile, section 4.6)."""
+def initial_pcr(log: EventLog, pcr: int, algorithm: str = "sha256") -> bytes:
+    """What `pcr` holds before its first event (PC Client Platform TPM Profile, section 4.6); 32 bytes for SHA-256."""
+    size = _DIGEST_BYTES[algorithm]
     if 17 <= pcr <= 22:
-        return b"\xff" * 32
-    return bytes(31) + bytes([log.startup_locality if pcr == 0 else 0])
+        return b"\xff" * size
+    return bytes(size - 1) + bytes([log.startup_locality if pcr == 0 else 0])
 
 
 def extend(value: bytes, digest: bytes) -> bytes:
@@ -214,9 +222,13 @@ def extend(value: bytes, digest: bytes) -> bytes:
     return hashlib.sha256(value + digest).digest()
 
 
-def replay(log: EventLog) -> dict[int, bytes]:
-    """The SHA-256 value, 32 bytes, of all 24 PCRs if exactly the log's events were extended since power-on."""
-    values = {pcr: initial_pcr(log, pcr) for pcr in range(PCR_COUNT)}
-    for pcr, digest in extends(log):
-        values[pcr] = extend(values[pcr], digest)
+def replay(log: EventLog, algorithm: Literal["sha1", "sha256"] = "sha256") -> dict[int, bytes]:
+    """The value of all 24 PCRs of one bank if exactly the log's events were extended since power-on.
+
+    Only SHA-256, of 32 bytes a value, proves anything here; SHA-1 serves to compare with other readers. Raises
+    MalformedError if the log has no digests of `algorithm`.
+    """
+    values = {pcr: initial_pcr(log, pcr, algorithm) for pcr in range(PCR_COUNT)}
+    for pcr, digest in extends(log, algorithm):
+        values[pcr] = hashlib.new(algorithm, values[pcr] + digest).digest()
     return values

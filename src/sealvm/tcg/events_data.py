@@ -12,10 +12,15 @@ import uuid
 from dataclasses import dataclass
 from typing import Final
 
+from sealvm.tcg.events_types import EV_EFI_VARIABLE_BOOT, EV_IPL
+
 EFI_GLOBAL_VARIABLE: Final = uuid.UUID("8be4df61-93ca-11d2-aa0d-00e098032b8c")
+EFI_IMAGE_SECURITY_DATABASE: Final = uuid.UUID("d719b2cb-3d3a-4596-a3bc-dad00e67656f")
 
 TEXT_CHARACTERS_MAX: Final = 4096
 _NODES_MAX: Final = 64
+# GRUB 2.06 and newer, grub-core/kern/verifiers and lib/cmdline: it logs this before the text whose hash it extends.
+_GRUB_PREFIXES: Final = (b"grub_cmd: ", b"kernel_cmdline: ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,32 @@ def parse_tagged(data: bytes) -> TaggedEvent | None:
         return None
     tag, length = struct.unpack_from("<II", data)
     return TaggedEvent(tag, data[8:]) if length == len(data) - 8 else None
+
+
+def hashed_text(event_type: int, data: bytes) -> bytes | None:
+    """What the digest should be the hash of, for events that log a text in another form than they hash it; else None.
+
+    GRUB logs a prefix and a NUL around its text, systemd-stub logs a section's name as UTF-16 and hashes it as ASCII
+    with a NUL, and EV_EFI_VARIABLE_BOOT is extended with the variable's value alone (section 10.4.1).
+    """
+    if event_type == EV_IPL:
+        for prefix in _GRUB_PREFIXES:
+            if data.startswith(prefix):
+                return data[len(prefix) :].removesuffix(b"\0")
+        name = decode_text(data)
+        return name.encode() + b"\0" if name and name.isascii() else None
+    if event_type == EV_EFI_VARIABLE_BOOT:
+        variable = parse_variable(data)
+        return None if variable is None else variable.data
+    return None
+
+
+def load_option_text(data: bytes) -> str | None:
+    """The name of a boot entry, EFI_LOAD_OPTION (UEFI section 3.1.3): u32, u16, then UTF-16 up to a NUL."""
+    for end in range(6, min(len(data) - 1, 6 + 2 * TEXT_CHARACTERS_MAX), 2):
+        if data[end : end + 2] == b"\0\0":
+            return decode_text(data[6:end])
+    return None
 
 
 def decode_text(data: bytes) -> str | None:
