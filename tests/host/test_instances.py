@@ -27,6 +27,7 @@ from sealvm.host.instances import (
     wait_console,
 )
 from sealvm.host.launch_vm import InstanceSpec, Keys, Launched, launch_instance, start_instance
+from sealvm.host.process import find_marked
 from sealvm.secret import Secret
 from tests.host import guests
 
@@ -358,6 +359,41 @@ keys = Keys(Secret(bytes(range(32))), Secret(bytes(range(32))))
 run = launch_instance(host, spec, keys, b"wrap", start_block_server=guests.PlainServers(image), hypervisor=Qemu("tcg"))
 print(*wait_console(run, guests.GREETING, 20, Qemu("tcg")).lines[-1:])
 """
+
+
+_KILLED_WHILE_FORMATTING = """
+import os
+from sealvm.host import storage
+storage._run_job = lambda qmp, options: os.kill(os.getpid(), 9)
+"""
+_KILLED_BEFORE_RECORDING = """
+import os
+from sealvm.host import instance_record
+instance_record.with_process = lambda record, **started: os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_launch_killed_before_it_recorded_its_daemon_leaves_none_behind(bench: Bench, grub_image: Path) -> None:
+    argv = [sys.executable, "-c", _KILLED_WHILE_FORMATTING + _LAUNCH, str(bench.host_dir), str(grub_image), bench.name]
+    assert subprocess.run(argv, check=False, cwd=Path(__file__).parents[2]).returncode == -9
+    record = bench.folder.read()
+    assert record.processes.storage is None
+    assert record.processes.blockserver is not None
+    daemons = find_marked(Path(record.runtime_dir))
+    assert len(daemons) == 2
+    assert show_instance(bench.host_dir, bench.name, QEMU).state is RunState.STOPPED
+    assert not any(daemon.alive() for daemon in daemons)
+    assert not Path(record.runtime_dir).exists()
+
+
+def test_a_block_server_that_was_not_recorded_is_ended_too(bench: Bench, grub_image: Path) -> None:
+    argv = [sys.executable, "-c", _KILLED_BEFORE_RECORDING + _LAUNCH, str(bench.host_dir), str(grub_image), bench.name]
+    assert subprocess.run(argv, check=False, cwd=Path(__file__).parents[2]).returncode == -9
+    record = bench.folder.read()
+    assert record.processes.present() == ()
+    (server,) = find_marked(Path(record.runtime_dir))
+    assert show_instance(bench.host_dir, bench.name, QEMU).state is RunState.STOPPED
+    assert not server.alive()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="making a network namespace needs root")

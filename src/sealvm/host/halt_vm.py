@@ -7,6 +7,7 @@ from pathlib import Path
 from sealvm.host import instance_record as records
 from sealvm.host.hypervisor.base import Hypervisor, Machine, RunState
 from sealvm.host.instance_record import InstanceFolder, InstanceRecord
+from sealvm.host.process import find_marked
 from sealvm.host.sockets import remove_runtime_dir
 from sealvm.host.storage import StorageDaemon
 
@@ -40,5 +41,7 @@ def halt(
     if processes.blockserver is not None:
         processes.blockserver.end()
     if record.runtime_dir:
+        for unrecorded in find_marked(runtime_dir):  # a launch was killed before it could record them
+            unrecorded.end()
         remove_runtime_dir(runtime_dir)
     return folder.write(records.as_stopped(record))

@@ -4,7 +4,8 @@
     up overlay.luks    the writable disk overlay.wrap    the overlay key, wrapped to the instance's profile: opaque
     bytes here *.log           messages of QEMU and its helpers; nothing of the guest
 
-No key is in the record. A process is recorded as soon as it was started, before the next one is.
+No key is in the record. A process is recorded before the next one starts; one that a crash left unrecorded is found by
+its runtime directory (process.find_marked).
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from typing import NamedTuple
 from sealvm.errors import EnvironmentFault, HypervisorFault, StorageFault
 
 _POLL_SECONDS = 0.02
+_MARK = "SEALVM_RUNTIME_DIR"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +91,10 @@ def current_boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
-def start_process(argv: Sequence[str], log: Path, inherit: Sequence[int] = ()) -> ProcessRef:
+def start_process(argv: Sequence[str], log: Path, inherit: Sequence[int] = (), mark: Path | None = None) -> ProcessRef:
     """Start a program in a session of its own, without core dumps, and with only the `inherit`ed descriptors.
 
+    Its environment is empty but for PATH, and for `mark`, by which find_marked() finds it from its first moment on.
     Its output is appended to `log` (mode 0600). Descriptors keep their numbers. Raises EnvironmentFault when the
     program is not installed, StorageFault when `log` cannot be written, HypervisorFault when it ends at once.
     """
@@ -116,10 +118,37 @@ def start_process(argv: Sequence[str], log: Path, inherit: Sequence[int] = ()) -
     # 1 byte, not 0: the kernel then writes no file, and starts no core_pattern program either, which ignores a 0
     limited = [limiter, "--core=1:1", "--", program, *argv[1:]]
     try:
-        pid = os.posix_spawn(limiter, limited, os.environ, file_actions=actions, setsid=True)
+        pid = os.posix_spawn(limiter, limited, _environment(mark), file_actions=actions, setsid=True)
     finally:
         os.close(output)
     return ProcessRef.of(pid)
+
+
+def find_marked(mark: Path) -> list[ProcessRef]:
+    """The processes that belong to this runtime directory, whose name is random, and still run, recorded or not.
+
+    They are those that start_process() marked with it, and an nbdkit that serves a socket in it.
+    """
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and _belongs(entry, os.fsencode(mark)):
+                found.append(ProcessRef.of(int(entry.name)))
+        except (OSError, HypervisorFault):
+            continue  # it ended meanwhile, or is another user's
+    return found
+
+
+def _belongs(entry: Path, mark: bytes) -> bool:
+    argv = (entry / "cmdline").read_bytes().split(b"\0")
+    if os.path.basename(argv[0]) == b"nbdkit" and any(word.startswith(mark + b"/") for word in argv):  # noqa: PTH119
+        return True
+    return _MARK.encode() + b"=" + mark in (entry / "environ").read_bytes().split(b"\0")
+
+
+def _environment(mark: Path | None) -> dict[str, str]:
+    minimal = {"PATH": os.environ.get("PATH", os.defpath)}
+    return minimal if mark is None else {**minimal, _MARK: os.fspath(mark)}
 
 
 def _inherited() -> list[int]:

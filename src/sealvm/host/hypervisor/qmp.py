@@ -128,7 +128,7 @@ def start_controlled(
         monitors += [monitor_option, "chardev=control,mode=control"]
         monitors += ["--chardev", f"socket,id=first,fd={theirs.fileno()}", monitor_option, "chardev=first,mode=control"]
         with theirs:
-            process = start_process([*argv, *monitors], log, (*inherit, control_fd, theirs.fileno()))
+            process = start_process([*argv, *monitors], log, (*inherit, control_fd, theirs.fileno()), control.parent)
         try:
             with _first_session(ours, what, log) as qmp:
                 yield Controlled(process, qmp)
