@@ -20,7 +20,7 @@ from sealvm.host.halt_vm import halt, state_of
 from sealvm.host.hypervisor.base import Hypervisor, Machine, MachineSpec, RunState
 from sealvm.host.instance_record import InstanceFolder, InstanceRecord, Phase, locked
 from sealvm.host.process import ProcessRef
-from sealvm.host.sockets import make_runtime_dir, remove_runtime_dir
+from sealvm.host.sockets import choose_runtime_dir, make_runtime_dir, remove_runtime_dir
 from sealvm.host.storage import DISK_EXPORT, DiskSpec, StorageDaemon, create_disk, open_disk
 from sealvm.secret import Secret
 from sealvm.store.atomic import write_atomic
@@ -155,9 +155,10 @@ def _start(
     new: bool,
 ) -> Launched:
     with ExitStack() as undo:
-        runtime_dir = make_runtime_dir()
+        runtime_dir = choose_runtime_dir()
+        record = folder.write(replace(record, runtime_dir=str(runtime_dir)))  # first: what is killed can be cleaned up
         undo.callback(remove_runtime_dir, runtime_dir)
-        record = folder.write(replace(record, runtime_dir=str(runtime_dir)))
+        make_runtime_dir(runtime_dir)
 
         server = start_block_server(Path(record.layout_dir), record.header_digest, keys.package, runtime_dir)
         undo.callback(server.stop)

@@ -10,7 +10,7 @@ import os
 import secrets
 import shutil
 import socket
-import tempfile
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,17 +20,30 @@ from sealvm.errors import StorageFault
 PATH_LIMIT_BYTES = 100
 
 
-def make_runtime_dir() -> Path:
-    """A new directory that only this user can enter, with a path short enough for sockets. Raises StorageFault."""
+def choose_runtime_dir() -> Path:
+    """A path for a new runtime directory, short enough for sockets. Nothing is made: the caller can note it first."""
     private = os.environ.get("XDG_RUNTIME_DIR")
+    if os.geteuid() == 0:
+        top = Path("/run/sealvm")
+    elif private and Path(private).is_dir() and len(private) < 50:
+        top = Path(private) / "sealvm"
+    else:
+        top = Path(f"/tmp/sealvm-{os.geteuid()}")  # noqa: S108 - its owner and mode are checked when it is made
+    return top / secrets.token_hex(8)
+
+
+def make_runtime_dir(path: Path | None = None) -> Path:
+    """The directory at `path`, as chosen before, which only this user can enter. Raises StorageFault."""
+    path = path or choose_runtime_dir()
     try:
-        if os.geteuid() == 0:
-            return _make_below(Path("/run/sealvm"))
-        if private and Path(private).is_dir() and len(private) < 50:
-            return _make_below(Path(private) / "sealvm")
-        return Path(tempfile.mkdtemp(prefix="sealvm-", dir="/tmp"))  # 0700, and not there before
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        status = path.parent.lstat()
+        if status.st_uid != os.geteuid() or not stat.S_ISDIR(status.st_mode) or status.st_mode & 0o022:
+            raise StorageFault(f"{path.parent}: not a directory of this user's alone")
+        path.mkdir(mode=0o700)
     except OSError as error:
         raise StorageFault(f"no directory for sockets: {error.filename}: {error.strerror}") from error
+    return path
 
 
 def remove_runtime_dir(path: Path) -> None:
@@ -55,12 +68,3 @@ def listening_socket(path: Path) -> Iterator[int]:
         except OSError as error:
             raise StorageFault(f"{path}: no socket can be made here: {error.strerror}") from error
         yield listener.fileno()
-
-
-def _make_below(top: Path) -> Path:
-    top.mkdir(mode=0o700, exist_ok=True)
-    if top.lstat().st_uid != os.geteuid() or not top.is_dir() or top.is_symlink():
-        raise StorageFault(f"{top}: not a directory of this user's")
-    path = top / secrets.token_hex(4)
-    path.mkdir(mode=0o700)
-    return path
