@@ -38,11 +38,15 @@ class ImageSource:
         """
         self.path = path
         try:
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            # without O_NONBLOCK a named pipe would be waited for, perhaps for ever; files and devices ignore it
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as problem:
             raise ImageError(f"cannot read image {path}: {problem.strerror}", path=str(path)) from problem
         try:
             self.disk_bytes = self._examine()
+        except OSError as problem:
+            os.close(self._descriptor)
+            raise ImageError(f"cannot read image {path}: {problem.strerror}", path=str(path)) from problem
         except BaseException:
             os.close(self._descriptor)
             raise
