@@ -266,12 +266,22 @@ class _Attempt:
                 yield secret
 
     def _unwrap(self, profile: str, wrap: Wrap) -> Secret:
-        dh: Callable[[bytes], bytes] = lambda enc: self.opener.ecdh(profile, wrap.epoch, wrap.cell, enc)  # noqa: E731
+        damaged: list[MalformedError] = []
+
+        def dh(enc: bytes) -> bytes:
+            try:
+                return self.opener.ecdh(profile, wrap.epoch, wrap.cell, enc)
+            except MalformedError as problem:
+                damaged.append(problem)
+                raise
+
         info = wrap_info(profile, wrap.epoch, wrap.cell, self.context)
         point = self.opener.point(profile, wrap.epoch, wrap.cell)
         try:
             return hpke.open_with_dh(wrap.data, info, point, dh)
         except MalformedError as problem:
+            if damaged:
+                raise  # not the package's fault: a file of this host's own
             raise IntegrityRefused(f"wrap for profile {profile}, epoch {wrap.epoch}: {problem.message}") from problem
 
 

@@ -95,7 +95,10 @@ class OciLayout:
         try:
             marker = (path / "oci-layout").read_bytes()[:4096]
         except (FileNotFoundError, NotADirectoryError) as problem:
-            raise NotFoundError(f"{path} is no OCI image layout: it has no oci-layout file") from problem
+            raise NotFoundError(
+                f"{path} is no OCI image layout: it has no oci-layout file",
+                hint="name the folder of a package: oci:DIR",
+            ) from problem
         except OSError as problem:
             raise StorageFault(f"cannot read {path}: {problem.strerror}") from problem
         content = canonical.loads(marker, f"{path}/oci-layout", 4096)
