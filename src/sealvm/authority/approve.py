@@ -1,35 +1,25 @@
-"""Approving a state: from a host's verified evidence to the approver's signature, valid on every host."""
+"""Approving a state: from verified evidence to the approver's signature, valid on every host."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 
-from sealvm.attest.evaluate import Evaluation, RequirementResult, evaluate
 from sealvm.attest.explain import reference_of
-from sealvm.attest.profile import load_profile
-from sealvm.attest.state import MeasuredState
-from sealvm.authority import audit, bundle
-from sealvm.authority.ports import APPROVER_KEY, Context, Transaction
+from sealvm.authority import bundle, candidates
+from sealvm.authority.candidates import Candidate, refuse_unmet, requirement_view
+from sealvm.authority.epochs import cell_for, cells_of, epoch_named, newest, present
+from sealvm.authority.observed import digest_in
+from sealvm.authority.ports import Context, Transaction
 from sealvm.authority.profiles import required_profile
-from sealvm.authority.records import ApprovalRecord, EpochRecord, HostRecord, ProfileRecord, StateRecord
-from sealvm.errors import ConflictError, EvidenceRefused, NotFoundError
-from sealvm.protocol.messages import QuotedState
-from sealvm.protocol.operator import ApprovalView, ApproveRequest, RequirementView
-from sealvm.protocol.state import prove_state
-from sealvm.statements.approval import sign_approval
-from sealvm.statements.times import format_time
+from sealvm.authority.records import EpochRecord, ProfileRecord
+from sealvm.authority.signing import StateToSign, sign_state
+from sealvm.errors import ConflictError, InputError, NotFoundError
+from sealvm.protocol.operator import ApprovalView, ApproveRequest, DifferenceView
+from sealvm.protocol.trust import Prediction
 from sealvm.tcg.pcr import pcr_digest
 
-
-@dataclass(frozen=True, slots=True)
-class _Candidate:
-    """The state that is to be approved, proved anew from what the host sent."""
-
-    host: HostRecord
-    state: MeasuredState
-    evaluation: Evaluation
-    label: str
+Find = Callable[[Transaction, ProfileRecord], Candidate]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,159 +32,134 @@ class _Access:
 
 
 def approve(ctx: Context, actor: str, name: str, request: ApproveRequest) -> list[ApprovalView]:
-    """Approve the state in which `request.host` was last verified, for every epoch of the profile `name`.
+    """Approve a host's last verified state, or an observed one, for the present epochs of the profile `name`.
 
-    1. The profile exists, the host is enrolled, and its trust class is one the profile accepts.
+    1. The profile exists; the host is enrolled, or the state was observed; its trust class is one the profile accepts.
     2. The stored quote and log are verified again.
     3. Every requirement of the profile is met; else EvidenceRefused, with the answers in the field `requirements`.
-    4. The approver signs, once for each epoch and cell; a state that is approved already is answered as `existing`.
+    4. The state was not withdrawn, or `reinstate` is asked for; else ConflictError.
+    5. The approver signs, once for each epoch and cell; a state that is approved already is answered as `existing`, one
+       that waits for an offline approver as `pending`.
 
-    With `dry_run` nothing is signed or stored. The views say which hosts satisfy the profile then, which of them gain
-    it by this approval, and which do not.
+    With `dry_run` nothing is signed or stored. The views say how the state differs from the nearest one approved
+    before, which hosts satisfy the profile then, which of them gain it by this approval, and which do not.
     """
+    if (request.host is None) == (request.state is None):
+        raise InputError("name either a host or a state to approve")
+
+    def find(tx: Transaction, profile: ProfileRecord) -> Candidate:
+        if request.host is not None:
+            return candidates.from_host(tx, profile, request.host)
+        selection = newest(present(tx, name), request.cell or "").selection
+        return candidates.from_digest(tx, profile, selection, request.state or "")
+
+    return _approve(ctx, actor, name, request, find)
+
+
+def approve_predicted(
+    ctx: Context, actor: str, name: str, request: ApproveRequest, prediction: Prediction
+) -> list[ApprovalView]:
+    """Approve a state that no host was in yet; steps 1 to 5 as `approve`, with the replayed prediction for 2."""
+    if request.host is not None or request.state is not None:
+        raise InputError("a prediction is approved without naming a host or state")
+    return _approve(ctx, actor, name, request, lambda _tx, profile: candidates.from_prediction(profile, prediction))
+
+
+def _approve(ctx: Context, actor: str, name: str, request: ApproveRequest, find: Find) -> list[ApprovalView]:
     with ctx.store.read() as tx:
         profile = required_profile(tx, name)
-        candidate = _candidate(tx, profile, request.host)  # 1, 2
-    _refuse_unmet(name, candidate)  # 3
+        candidate = find(tx, profile)  # 1, 2
+    refuse_unmet(name, candidate)  # 3
     if request.dry_run:
         with ctx.store.read() as tx:
-            return [_view(ctx, tx, profile, epoch, candidate, dry_run=True) for epoch in tx.epochs(name)]
+            _refuse_withdrawn(tx, profile, candidate, request)
+            return [_view(tx, profile, e, candidate, "dry-run") for e in _epochs(tx, name, request)]
     with ctx.store.write() as tx:
-        present = required_profile(tx, name)
-        if present != profile:
+        if required_profile(tx, name) != profile:
             raise ConflictError(f"profile {name} was changed meanwhile", hint="approve again")
+        _refuse_withdrawn(tx, profile, candidate, request)  # 4
         views = []
-        for epoch in tx.epochs(name):
-            view = _view(ctx, tx, profile, epoch, candidate, dry_run=False)
-            if view.outcome == "signed":
-                _sign(ctx, tx, actor, epoch, candidate)  # 4
+        for epoch in _epochs(tx, name, request):
+            view = _view(tx, profile, epoch, candidate, None)
+            if view.outcome != "existing":
+                outcome = sign_state(ctx, tx, actor, epoch, _to_sign(candidate))  # 5
+                view = view.model_copy(update={"outcome": outcome})
             views.append(view)
         if any(view.outcome == "signed" for view in views):
             bundle.publish(ctx, tx, actor)
     return views
 
 
-def _candidate(tx: Transaction, profile: ProfileRecord, host_name: str) -> _Candidate:
-    host, record = tx.host(host_name), tx.state(host_name)
-    if host is None or host.enrolled is None or record is None:
-        raise NotFoundError(f"host {host_name} is not enrolled", hint="`sealvm host list` shows those that are")
-    if host.trust_class not in profile.trust:
-        raise EvidenceRefused(
-            f"host {host_name} is of trust class {host.trust_class}, profile {profile.name} accepts "
-            f"{', '.join(profile.trust)}: what it measures proves nothing to this profile",
-            check="trust-class",
-        )
-    state = _proved(record, host)
-    unseen = sorted(set(profile.pcrs) - set(state.pcr_values))
-    if unseen:
-        raise EvidenceRefused(
-            f"host {host_name} was last verified before profile {profile.name} asked for PCR {unseen[0]}",
-            hint=f"run `sealvm host sync` on {host_name}, then approve again",
-            check="quote-selection",
-            pcr=unseen[0],
-        )
-    document = load_profile(profile.document, profile.name)
-    label = f"{host.name} {format_time(record.verified)}"
-    return _Candidate(host, state, evaluate(document, state.evidence), label)
+def _epochs(tx: Transaction, name: str, request: ApproveRequest) -> list[EpochRecord]:
+    if request.epoch is not None:
+        return epoch_named(tx, name, request.epoch, request.cell)
+    found = [record for record in present(tx, name) if request.cell in (None, record.cell)]
+    if not found:
+        raise NotFoundError(f"profile {name} has no cell {request.cell!r}", hint=f"sealvm profile cell list {name}")
+    return found
 
 
-def _proved(record: StateRecord, host: HostRecord) -> MeasuredState:
-    """The stored state, verified again: the database is not what vouches for it."""
-    quoted = QuotedState(
-        attest=record.quote,
-        signature=record.signature,
-        event_log=record.event_log,
-        preimages=record.preimages,
-        pcr_values=record.pcr_values,
-    )
-    return prove_state(quoted, host.ak_public, record.qualifying_data, tuple(record.pcr_values)).measured
-
-
-def _refuse_unmet(name: str, candidate: _Candidate) -> None:
-    unmet = [result for result in candidate.evaluation.results if not result.met]
-    if not unmet:
-        return
-    first = unmet[0]
-    raise EvidenceRefused(
-        f"the state of host {candidate.host.name} does not satisfy profile {name}: {first.name} ({first.says}): "
-        f"expected {first.expected}, {first.detail}" + (f"; and {len(unmet) - 1} more" if len(unmet) > 1 else ""),
-        hint="approve a state that meets every requirement, or change the profile's requirements",
-        check="requirements",
-        requirements=[_requirement(result).model_dump(mode="json") for result in candidate.evaluation.results],
-    )
-
-
-def _sign(ctx: Context, tx: Transaction, actor: str, epoch: EpochRecord, candidate: _Candidate) -> None:
-    signer = ctx.custody.signer(APPROVER_KEY)
-    if signer.point != epoch.approver_point:
-        raise ConflictError(
-            f"epoch {epoch.epoch} of profile {epoch.profile} was made for another approver key",
-            hint="rotate the profile",
-        )
-    approval = sign_approval(
-        signer,
-        profile=epoch.profile,
-        epoch=epoch.epoch,
-        cell=epoch.cell,
-        mode=epoch.mode,
-        selection=epoch.selection,
-        pcr_values=candidate.state.pcr_values,
+def _to_sign(candidate: Candidate) -> StateToSign:
+    return StateToSign(
+        pcr_values=candidate.pcr_values,
         label=candidate.label,
         reference=reference_of(candidate.state),
+        host=candidate.host,
+        event_log=candidate.event_log,
+        preimages=candidate.preimages,
     )
-    tx.add_approval(
-        ApprovalRecord(
-            profile=epoch.profile,
-            epoch=epoch.epoch,
-            cell=epoch.cell,
-            pcr_digest=approval.pcr_digest,
-            host=candidate.host.name,
-            body=approval.to_json(),
-            created=ctx.now(),
-        )
-    )
-    details = {
-        "epoch": epoch.epoch,
-        "cell": epoch.cell,
-        "pcr_digest": approval.pcr_digest.hex(),
-        "host": candidate.host.name,
-    }
-    audit.record(ctx, tx, actor, audit.Action.STATE_APPROVED, epoch.profile, **details)
+
+
+def _refuse_withdrawn(tx: Transaction, profile: ProfileRecord, candidate: Candidate, request: ApproveRequest) -> None:
+    """ConflictError for a withdrawn state; with `reinstate` the withdrawal is forgotten instead (in a write)."""
+    for withdrawal in tx.withdrawals(profile.name):
+        digests = {digest_in(candidate.pcr_values, epoch.selection) for epoch in present(tx, profile.name)}
+        if withdrawal.pcr_digest not in digests:
+            continue
+        if not request.reinstate:
+            raise ConflictError(
+                f"this state was withdrawn from profile {profile.name} on {withdrawal.withdrawn:%Y-%m-%d}",
+                hint="approve it all the same with --reinstate",
+            )
+        if not request.dry_run:
+            tx.remove_withdrawal(profile.name, withdrawal.pcr_digest)
 
 
 def _view(
-    ctx: Context, tx: Transaction, profile: ProfileRecord, epoch: EpochRecord, candidate: _Candidate, *, dry_run: bool
+    tx: Transaction, profile: ProfileRecord, epoch: EpochRecord, candidate: Candidate, outcome: str | None
 ) -> ApprovalView:
-    digest = pcr_digest(candidate.state.pcr_values, epoch.selection)
-    approved = {
-        record.pcr_digest: record
-        for record in tx.approvals(profile.name)
-        if (record.epoch, record.cell) == (epoch.epoch, epoch.cell)
-    }
+    digest = pcr_digest(candidate.pcr_values, epoch.selection)
+    before = [record for record in tx.approvals(profile.name) if record.key == epoch.key]
+    approved = {record.pcr_digest: record for record in before}
     existing = approved.get(digest)
     access = _access(tx, profile, epoch, set(approved), digest)
+    differing = candidates.differences(profile, before, candidate) if existing is None else ()
     return ApprovalView(
         profile=profile.name,
         epoch=epoch.epoch,
         cell=epoch.cell,
-        host=candidate.host.name,
+        host=candidate.host,
         label=candidate.label if existing is None else str(existing.body.get("label", "")),
         pcr_digest=digest,
-        requirements=tuple(_requirement(result) for result in candidate.evaluation.results),
+        requirements=tuple(requirement_view(result) for result in candidate.evaluation.results),
+        approved_before=len(before),
+        differences=tuple(DifferenceView(**asdict(difference)) for difference in differing),
         satisfied_by=access.satisfied,
         gaining=access.gaining,
         not_satisfied_by=access.other,
-        outcome="dry-run" if dry_run else "signed" if existing is None else "existing",
+        outcome="dry-run" if outcome == "dry-run" else "signed" if existing is None else "existing",
     )
 
 
 def _access(tx: Transaction, profile: ProfileRecord, epoch: EpochRecord, approved: set[bytes], new: bytes) -> _Access:
+    """Of the hosts that get this cell's key."""
     satisfied, gaining, other = [], [], []
     values = tx.pcr_values()
+    cells = cells_of(present(tx, profile.name))
     for host in tx.hosts():
-        if host.enrolled is None:
+        if host.enrolled is None or cell_for(host.cell, cells) != epoch.cell:
             continue
-        digest = state_digest(values.get(host.name, {}), epoch.selection)
+        digest = digest_in(values.get(host.name, {}), epoch.selection)
         if host.trust_class in profile.trust and digest is not None and digest in approved | {new}:
             satisfied.append(host.name)
             if digest not in approved:
@@ -206,17 +171,4 @@ def _access(tx: Transaction, profile: ProfileRecord, epoch: EpochRecord, approve
 
 def state_digest(values: Mapping[int, bytes], selection: tuple[int, ...]) -> bytes | None:
     """The digest of the selected PCRs, or None when one of them was not quoted."""
-    return pcr_digest(values, selection) if all(index in values for index in selection) else None
-
-
-def _requirement(result: RequirementResult) -> RequirementView:
-    return RequirementView(
-        name=result.name,
-        says=result.says,
-        met=result.met,
-        fact=result.fact,
-        expected=result.expected,
-        found=result.found,
-        event_index=result.event_index,
-        detail=result.detail,
-    )
+    return digest_in(dict(values), selection)

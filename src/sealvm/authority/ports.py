@@ -22,6 +22,7 @@ from sealvm.authority.records import (
     EpochRecord,
     HostRecord,
     InventoryRecord,
+    LeaseRecord,
     ObservedRecord,
     OperatorRecord,
     ProfileRecord,
@@ -36,6 +37,7 @@ from sealvm.authority.records import (
 from sealvm.custody.base import Custody
 
 APPROVER_KEY = "approver"
+LEASE_KEY = "lease"
 BUNDLE_KEY = "bundle"
 TLS_CA_KEY = "tls-ca"
 
@@ -78,6 +80,19 @@ class Transaction(Protocol):
     def take_challenge(self, session: str) -> ChallengeRecord | None:
         """The pending challenge, which is gone afterwards."""
         ...
+
+    def put_lease_challenge(self, record: ChallengeRecord) -> None:
+        """Store the pending lease challenge of a host, in place of its earlier one."""
+
+    def take_lease_challenge(self, session: str) -> ChallengeRecord | None:
+        """The pending lease challenge, which is gone afterwards."""
+        ...
+
+    def put_lease(self, record: LeaseRecord) -> None:
+        """Store the newest lease of a host for a profile key, in place of the one before."""
+
+    def lease(self, host: str, profile: str, epoch: int, cell: str) -> LeaseRecord | None: ...
+    def leases(self) -> Sequence[LeaseRecord]: ...
 
     def use_proof(self, proof_id: bytes, now: datetime, expires: datetime) -> bool:
         """Remember a request proof until `expires`; False when it is known. Forgets what expired before `now`."""

@@ -112,6 +112,7 @@ class EpochRecord:
     """One generation of a profile's key: the public area, and the custody name of the private half.
 
     wraps: whether new packages and disks are wrapped to it; a withdrawal ends that before the epoch is retired.
+    lease_point: the lease key that its approvals name, 65 bytes; empty for a standing epoch.
     """
 
     profile: str
@@ -126,6 +127,7 @@ class EpochRecord:
     created: datetime
     wraps: bool = True
     retired: datetime | None = None
+    lease_point: bytes = b""
 
     @property
     def key(self) -> tuple[str, int, str]:
@@ -149,6 +151,27 @@ class ApprovalRecord:
     def key(self) -> tuple[str, int, str]:
         """Profile, epoch and cell."""
         return self.profile, self.epoch, self.cell
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRecord:
+    """The newest lease of one host for one profile key. `ends` is by the authority's clock, the TPM's may be slower.
+
+    authorization: the lease key's signature for the boot `reset_count`, DER, which further renewals repeat.
+    """
+
+    host: str
+    profile: str
+    epoch: int
+    cell: str
+    reset_count: int
+    lease_point: bytes
+    srk_name: bytes
+    authorization: bytes
+    seconds: int
+    granted: datetime
+    ends: datetime
+    renewals: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,10 +245,10 @@ class SigningRecord:
 
 @dataclass(frozen=True, slots=True)
 class InventoryRecord:
-    """The disks that a host reported, each with the profile keys to which its key is wrapped."""
+    """What a host reported after a synchronisation; `body` is a protocol.trust.InventoryReport."""
 
     host: str
-    disks: list[dict[str, Any]]
+    body: dict[str, Any]
     reported: datetime
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
-from sealvm.authority import audit, bundle
+from sealvm.authority import audit, bundle, observed, rules
 from sealvm.authority.enroll import NONCE_BYTES, SESSION_BYTES, answer, state_record
 from sealvm.authority.ports import Context
 from sealvm.authority.records import ChallengeRecord, HostRecord
-from sealvm.authority.seal import keys_for
+from sealvm.authority.seal import keys_for, still_present
 from sealvm.errors import AccessRefused, EvidenceRefused, Refusal
 from sealvm.protocol.enroll import quote_nonce, quoted_pcrs
 from sealvm.protocol.messages import SyncAnswer, SyncChallenge, SyncRequest
@@ -54,14 +54,16 @@ def sync(ctx: Context, host: HostRecord, request: SyncRequest) -> SyncAnswer:
         trust_class=host.trust_class or "",
         import_parent_public=host.import_parent_public,
         have=frozenset(request.have),
+        cell=host.cell,
     )
-    envelope = bundle.current(ctx)
     with ctx.store.write() as tx:
         present = tx.host(host.name)
         if present is None or present.request_keyid != host.request_keyid:
             raise AccessRefused(f"host {host.name} enrolled anew meanwhile", hint="synchronise again")
         tx.update_host(dataclasses.replace(present, last_sync=ctx.now()))
         tx.put_state(state_record(ctx, host.name, state))
+        rules.judge(ctx, tx, observed.note(ctx, tx, present, state))
         counts = {"keys": len(keys), "events": len(state.measured.events)}
         audit.record(ctx, tx, f"host {host.name}", audit.Action.HOST_SYNCED, host.name, **counts)
-    return answer(host, state, keys, envelope)
+    envelope = bundle.current(ctx)
+    return answer(host, state, still_present(ctx, keys), envelope)

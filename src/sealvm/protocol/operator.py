@@ -94,9 +94,17 @@ class ProfileView(Message):
 
 
 class ApproveRequest(Message):
-    """Approve the state in which this host was last verified."""
+    """Approve a state: the one in which `host` was last verified, or the observed one whose PCR digest begins with
+    `state` (hex). Exactly one of the two. In all present epochs and cells, or in one.
 
-    host: ObjectName
+    `reinstate`: also when the state was withdrawn.
+    """
+
+    host: ObjectName | None = None
+    state: Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")] | None = None
+    epoch: Epoch | None = None
+    cell: CellName | None = None
+    reinstate: bool = False
     dry_run: bool = False
 
 
@@ -113,20 +121,38 @@ class RequirementView(Message):
     detail: str
 
 
+class DifferenceView(Message):
+    """One event in which a state differs from the nearest approved one (attest.explain.PcrDifference)."""
+
+    pcr: PcrIndex
+    event_index: int | None
+    event_type: str
+    what: str
+    approved: str
+    found: str
+    advice: str
+
+
 class ApprovalView(Message):
-    """The outcome of an approval, or of a dry run: the evaluation, and who has (or would have) access."""
+    """The outcome of an approval, or of a dry run: the evaluation, the difference from the nearest state approved
+    before, and who has (or would have) access.
+
+    `pending`: an offline approver has to sign it. `host` is "" for a predicted state.
+    """
 
     profile: ObjectName
     epoch: Epoch
     cell: CellName
-    host: ObjectName
+    host: str
     label: str
     pcr_digest: Digest
     requirements: tuple[RequirementView, ...]
+    approved_before: int
+    differences: tuple[DifferenceView, ...]
     satisfied_by: tuple[str, ...]
     gaining: tuple[str, ...]
     not_satisfied_by: tuple[str, ...]
-    outcome: Literal["signed", "existing", "dry-run"]
+    outcome: Literal["signed", "pending", "existing", "dry-run"]
 
 
 class ProvisionerRequest(Message):

@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Boolean,
     Column,
     Dialect,
@@ -150,6 +151,33 @@ challenges = Table(
     Column("expires", Moment, nullable=False),
 )
 
+lease_challenges = Table(
+    "lease_challenges",
+    metadata,
+    Column("host", NAME, primary_key=True),
+    Column("session", String(32), nullable=False, unique=True),
+    Column("nonce", LargeBinary(32), nullable=False),
+    Column("pcrs", Listed, nullable=False),
+    Column("expires", Moment, nullable=False),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("host", NAME, primary_key=True),
+    Column("profile", NAME, primary_key=True),
+    Column("epoch", Integer, primary_key=True),
+    Column("cell", NAME, primary_key=True),
+    Column("reset_count", BigInteger, nullable=False),
+    Column("lease_point", LargeBinary(65), nullable=False),
+    Column("srk_name", LargeBinary(34), nullable=False),
+    Column("authorization", LargeBinary(80), nullable=False),
+    Column("seconds", Integer, nullable=False),
+    Column("granted", Moment, nullable=False),
+    Column("ends", Moment, nullable=False),
+    Column("renewals", Integer, nullable=False),
+)
+
 proofs = Table(
     "proofs",
     metadata,
@@ -197,6 +225,7 @@ epochs = Table(
     Column("created", Moment, nullable=False),
     Column("wraps", Boolean, nullable=False),
     Column("retired", Moment),
+    Column("lease_point", LargeBinary(65), nullable=False),
 )
 
 approvals = Table(
@@ -271,7 +300,7 @@ inventories = Table(
     "inventories",
     metadata,
     Column("host", NAME, primary_key=True),
-    Column("disks", JSON, nullable=False),
+    Column("body", JSON, nullable=False),
     Column("reported", Moment, nullable=False),
 )
 

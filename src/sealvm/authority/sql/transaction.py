@@ -19,6 +19,7 @@ from sealvm.authority.records import (
     EpochRecord,
     HostRecord,
     InventoryRecord,
+    LeaseRecord,
     ObservedRecord,
     OperatorRecord,
     ProfileRecord,
@@ -100,6 +101,23 @@ class SqlTransaction:
 
     def take_challenge(self, session: str) -> ChallengeRecord | None:
         return self._take(ChallengeRecord, tables.challenges, tables.challenges.c.session == session)
+
+    def put_lease_challenge(self, record: ChallengeRecord) -> None:
+        self._put(tables.lease_challenges, record, tables.lease_challenges.c.host == record.host)
+
+    def take_lease_challenge(self, session: str) -> ChallengeRecord | None:
+        table = tables.lease_challenges
+        return self._take(ChallengeRecord, table, table.c.session == session)
+
+    def put_lease(self, record: LeaseRecord) -> None:
+        self._put(tables.leases, record, _same_lease(record.host, record.profile, record.epoch, record.cell))
+
+    def lease(self, host: str, profile: str, epoch: int, cell: str) -> LeaseRecord | None:
+        return self._one(LeaseRecord, tables.leases, _same_lease(host, profile, epoch, cell))
+
+    def leases(self) -> Sequence[LeaseRecord]:
+        columns = tables.leases.c
+        return self._all(LeaseRecord, tables.leases, columns.host, columns.profile, columns.epoch, columns.cell)
 
     def use_proof(self, proof_id: bytes, now: datetime, expires: datetime) -> bool:
         table = tables.proofs
@@ -286,6 +304,11 @@ _NO_EVIDENCE: dict[str, Any] = {name: () if name == "preimages" else b"" for nam
 
 def _is(table: Table, **values: Any) -> ColumnElement[bool]:
     return and_(*(table.c[name] == value for name, value in values.items()))
+
+
+def _same_lease(host: str, profile: str, epoch: int, cell: str) -> ColumnElement[bool]:
+    columns = tables.leases.c
+    return and_(columns.host == host, columns.profile == profile, columns.epoch == epoch, columns.cell == cell)
 
 
 def _values(record: Any) -> dict[str, Any]:
