@@ -92,6 +92,7 @@ OPERATOR_ROUTES = [
     ("POST", "/v1/profiles/measured/approvals"),
     ("POST", "/v1/provisioners"),
     ("GET", "/v1/provisioners"),
+    ("GET", "/v1/leases"),
     ("GET", "/v1/audit"),
 ]
 
@@ -106,6 +107,8 @@ def test_no_route_is_forgotten(authority: Authority) -> None:
         ("POST", "/v1/enroll/finish"),
         ("POST", "/v1/sync"),
         ("POST", "/v1/sync/challenge"),
+        ("POST", "/v1/leases"),
+        ("POST", "/v1/leases/challenge"),
     }
     named = {(m, p.replace("host-1", "{name}").replace("measured", "{name}")) for m, p in OPERATOR_ROUTES}
     assert operations == public | named

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from sealvm.attest.profile import Profile
-from sealvm.authority.ports import APPROVER_KEY, Context, Transaction
+from sealvm.authority.ports import APPROVER_KEY, LEASE_KEY, Context, Transaction
 from sealvm.authority.records import EpochRecord
 from sealvm.errors import ConflictError, NotFoundError
 from sealvm.statements.bundle import expected_public
-from sealvm.tcg.policy import MODE_STANDING
+from sealvm.tcg.policy import MODE_LEASED, MODE_STANDING
 
 SUFFIX_BYTES = 8
 
@@ -26,7 +26,7 @@ def approver_point(ctx: Context, tx: Transaction) -> bytes:
 
 def make_epoch(ctx: Context, tx: Transaction, profile: Profile, number: int, cell: str) -> EpochRecord:
     """A fresh key for this profile and cell, in custody and in `tx`. Nothing is approved for it yet."""
-    mode = MODE_STANDING
+    mode = MODE_STANDING if profile.lease_seconds is None else MODE_LEASED
     custody_name = f"profile.{profile.name}.{number}.{ctx.random(SUFFIX_BYTES).hex()}"
     point = ctx.custody.create_scalar(custody_name)
     approver = approver_point(ctx, tx)
@@ -41,6 +41,7 @@ def make_epoch(ctx: Context, tx: Transaction, profile: Profile, number: int, cel
         approver_point=approver,
         custody_name=custody_name,
         created=ctx.now(),
+        lease_point=b"" if mode == MODE_STANDING else ctx.custody.signer(LEASE_KEY).point,
     )
     tx.add_epoch(record)
     return record

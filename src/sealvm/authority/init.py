@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sealvm.authority import audit, bundle
-from sealvm.authority.ports import APPROVER_KEY, BUNDLE_KEY, TLS_CA_KEY, Context
+from sealvm.authority.ports import APPROVER_KEY, BUNDLE_KEY, LEASE_KEY, TLS_CA_KEY, Context
 from sealvm.authority.records import OperatorRecord
 from sealvm.authority.tokens import token_digest
 from sealvm.custody.base import Custody
@@ -12,8 +12,8 @@ from sealvm.secret import Secret
 
 
 def create_keys(custody: Custody) -> None:
-    """The approver, bundle and TLS CA keys, unless they are there. Safe to repeat after a crash."""
-    for name in (APPROVER_KEY, BUNDLE_KEY):
+    """The approver, lease, bundle and TLS CA keys, unless they are there. Safe to repeat after a crash."""
+    for name in (APPROVER_KEY, LEASE_KEY, BUNDLE_KEY):
         try:
             custody.signer(name)
         except NotFoundError:
@@ -29,6 +29,7 @@ def initialise(ctx: Context, operator: str, token: Secret) -> None:
     now = ctx.now()
     keys = {
         "approver": ctx.custody.signer(APPROVER_KEY).keyid,
+        "lease": ctx.custody.signer(LEASE_KEY).keyid,
         "bundle": ctx.custody.signer(BUNDLE_KEY).keyid,
     }
     with ctx.store.write() as tx:

@@ -12,6 +12,7 @@ from sealvm.authority.records import ProfileRecord
 from sealvm.errors import ConflictError, MalformedError, NotFoundError
 from sealvm.protocol.enroll import NEVER_QUOTED
 from sealvm.protocol.operator import ApplyRequest, EpochView, ProfileView
+from sealvm.tcg.policy import MODE_LEASED, MODE_STANDING
 
 Outcome = Literal["created", "replaced", "unchanged", "shown"]
 
@@ -26,8 +27,6 @@ def apply_profile(ctx: Context, actor: str, request: ApplyRequest) -> ProfileVie
     """
     profile = load_profile(request.document, "profile")
     _check_quotable(profile)
-    if profile.lease_seconds is not None:
-        raise MalformedError(f"profile {profile.name} is leased, which this version of the authority cannot renew")
     record = ProfileRecord(profile.name, request.document, tuple(profile.pcrs), tuple(profile.trust), ctx.now())
     with ctx.store.write() as tx:
         known = tx.profile(profile.name)
@@ -76,13 +75,23 @@ def _check_quotable(profile: Profile) -> None:
 
 
 def _check_same_terms(known: ProfileRecord, new: ProfileRecord) -> None:
-    for what, before, after in (("pcrs", known.pcrs, new.pcrs), ("trust", known.trust, new.trust)):
+    terms: tuple[tuple[str, tuple[object, ...], tuple[object, ...]], ...] = (
+        ("pcrs", known.pcrs, new.pcrs),
+        ("trust", known.trust, new.trust),
+        ("approvals", (_mode(known),), (_mode(new),)),
+    )
+    for what, before, after in terms:
         if set(before) != set(after):
             raise ConflictError(
                 f"profile {known.name} has {what} {_listed(before)}, the document says {_listed(after)}: "
                 "the key is sealed under the former, so this needs a rotation",
                 hint="apply the document under another name, and wrap new packages to that profile",
             )
+
+
+def _mode(record: ProfileRecord) -> str:
+    leased = load_profile(record.document, record.name).lease_seconds is not None
+    return MODE_LEASED if leased else MODE_STANDING
 
 
 def _view(tx: Transaction, record: ProfileRecord, outcome: Outcome) -> ProfileView:

@@ -14,6 +14,7 @@ from sealvm.client.request_auth import HostAuth, OperatorAuth
 from sealvm.crypto import canonical
 from sealvm.crypto.ec import Signer
 from sealvm.errors import AuthorityAwayFault, InputError
+from sealvm.protocol.lease import LeaseAnswer, LeaseChallenge, LeaseRequest, LeaseView
 from sealvm.protocol.messages import (
     EnrollChallenge,
     EnrollFinish,
@@ -97,6 +98,14 @@ class AuthorityClient:
         """What is new; as an enrolled host. The answer is not to be believed before `accept_answer`."""
         return self._post("/v1/sync", message, SyncAnswer)
 
+    def lease_challenge(self) -> LeaseChallenge:
+        """What to quote for a lease; as an enrolled host."""
+        return self._post("/v1/leases/challenge", None, LeaseChallenge)
+
+    def renew_lease(self, message: LeaseRequest) -> LeaseAnswer:
+        """A lease for one profile key; as an enrolled host. The caller checks it by `protocol.lease.accept_answer`."""
+        return self._post("/v1/leases", message, LeaseAnswer)
+
     def bundle(self) -> bytes:
         """The trust bundle's envelope. The caller verifies it under the pinned anchor."""
         return self._send("GET", "/v1/bundle", b"")
@@ -161,6 +170,10 @@ class AuthorityClient:
     def provisioners(self) -> list[ProvisionerView]:
         """The accepted provisioners."""
         return self._get("/v1/provisioners", list[ProvisionerView])
+
+    def leases(self) -> list[LeaseView]:
+        """The newest lease of each host and profile key."""
+        return self._get("/v1/leases", list[LeaseView])
 
     def audit(self, after: int = 0, limit: int = 1000) -> list[AuditEntryView]:
         """Entries of the audit chain after a sequence number."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Response
 
-from sealvm.authority import bundle, enroll, sync
+from sealvm.authority import bundle, enroll, lease, sync
 from sealvm.authority.http.auth import Ctx, Host
 from sealvm.authority.http.limits import StrictRoute
+from sealvm.protocol.lease import LeaseAnswer, LeaseChallenge, LeaseRequest
 from sealvm.protocol.messages import (
     EnrollChallenge,
     EnrollFinish,
@@ -43,6 +44,18 @@ def sync_challenge(ctx: Ctx, host: Host) -> SyncChallenge:
 def sync_answer(ctx: Ctx, host: Host, message: SyncRequest) -> SyncAnswer:
     """Present the quoted state; receive the profile keys that this host lacks, and the trust bundle."""
     return sync.sync(ctx, host, message)
+
+
+@router.post("/leases/challenge")
+def lease_challenge(ctx: Ctx, host: Host) -> LeaseChallenge:
+    """Ask what to quote for a lease."""
+    return lease.challenge(ctx, host)
+
+
+@router.post("/leases")
+def renew_lease(ctx: Ctx, host: Host, message: LeaseRequest) -> LeaseAnswer:
+    """Present the quoted state and a session's nonceTPM; receive a lease for one profile key, for one term."""
+    return lease.renew(ctx, host, message)
 
 
 @router.get("/bundle", response_class=Response, responses={200: {"content": {BUNDLE_MEDIA_TYPE: {}}}})

@@ -6,9 +6,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from sealvm.authority import approve, audit, hosts, profiles, provisioners, register, roots
+from sealvm.authority import approve, audit, hosts, lease, profiles, provisioners, register, roots
 from sealvm.authority.http.auth import Ctx, Operator
 from sealvm.authority.http.limits import StrictRoute
+from sealvm.protocol.lease import LeaseView
 from sealvm.protocol.messages import JoinTicket
 from sealvm.protocol.operator import (
     ApplyRequest,
@@ -98,6 +99,12 @@ def trust_provisioner(ctx: Ctx, operator: Operator, request: ProvisionerRequest)
 def list_provisioners(ctx: Ctx, operator: Operator) -> list[ProvisionerView]:
     """The accepted provisioners."""
     return provisioners.list_provisioners(ctx)
+
+
+@router.get("/leases")
+def list_leases(ctx: Ctx, operator: Operator) -> list[LeaseView]:
+    """The newest lease of each host and profile key."""
+    return lease.list_leases(ctx)
 
 
 @router.get("/audit")
