@@ -4,7 +4,7 @@
 2. The package verifies: signed by a provisioner whom the bundle accepts for its profiles, all parts its own.
 3. It is not older than the highest version of its lineage that this host has started.
 4. K is unwrapped: the TPM uses a profile key only in a state that was approved for it; the commitment is checked.
-5. A fresh key for the writable disk is made and wrapped to the same profiles.
+5. A fresh key for the writable disk is made out of K and a share that is wrapped to the same profiles.
 6. Block server, storage daemon and QEMU start; nothing is decrypted to disk.
 7. The version is remembered.
 
@@ -89,7 +89,7 @@ def launch(config: HostConfig, reference: Reference, options: LaunchOptions, hyp
         with steps.step("unwrap"), explaining(config, package.header):
             key = package.unwrap(opener)  # 4
     name = options.name or f"vm-{secrets.token_hex(4)}"
-    overlay_key, overlay_wrap = new_overlay_key(package.header, name, opener.bundle)  # 5
+    overlay_key, overlay_wrap = new_overlay_key(package.header, name, opener.bundle, key)  # 5
     spec = InstanceSpec(
         id=name,
         layout_dir=reference.directory,
@@ -126,7 +126,8 @@ def start(config: HostConfig, name: str, hypervisor: Hypervisor) -> LaunchReport
             if package.header_digest != record.header_digest:
                 raise InputError(f"instance {name}: its package is not the one in {record.layout_dir}")
         with steps.step("unwrap"), explaining(config, package.header):
-            keys = Keys(package.unwrap(opener), unwrap_overlay_key(folder.read_wrap(), package.header, name, opener))
+            key = package.unwrap(opener)
+            keys = Keys(key, unwrap_overlay_key(folder.read_wrap(), package.header, name, opener, key))
     with steps.step("start"):
         launched = start_instance(
             config.directory, name, keys, start_block_server=start_block_server, hypervisor=hypervisor

@@ -1,14 +1,22 @@
-"""The key of an instance's writable disk: 256 bit, fresh, wrapped to the profiles of its package.
+"""The key of an instance's writable disk: 256 bit, out of a fresh share and the package's key K.
 
-The wraps have the form of a package's recipients (docs/spec/package-v1.md, section 7), but name, in place of the
-package, the digest `L("overlay", package, instance)`. So a wrap of one instance opens for no other instance and is none
-of the package's, and whoever satisfies the package's expression, this host after a reboot or another, opens the disk.
+    disk key = HKDF(K || share, "overlay-key", package, instance)
+
+The share is wrapped to the profiles of the package. The wraps have the form of a package's recipients
+(docs/spec/package-v1.md, section 7), but name, in place of the package, the digest `L("overlay", package, instance)`.
+So a wrap of one instance opens for no other instance and is none of the package's, and whoever satisfies the package's
+expression, this host after a reboot or another, opens the disk.
+
+Why K is in it: anybody can wrap a share of his own choice to a profile. If that were all, whoever can write to the
+host's storage could put a disk and a wrap there that fit each other: the guest would boot from his disk, with the
+package's image behind it, and write under a key that he knows.
 """
 
 from __future__ import annotations
 
 import secrets
 
+from sealvm.crypto.kdf import hkdf
 from sealvm.crypto.labels import label_digest
 from sealvm.errors import IntegrityRefused
 from sealvm.package.expression import leaves_of
@@ -20,12 +28,13 @@ from sealvm.statements.bundle import TrustBundle
 OVERLAY_KEY_BYTES = 32
 
 
-def new_overlay_key(header: Header, instance_id: str, bundle: TrustBundle) -> tuple[Secret, bytes]:
-    """A fresh key for the disk of an instance, and the same wrapped to every key the bundle lists for its profiles.
+def new_overlay_key(header: Header, instance_id: str, bundle: TrustBundle, package_key: Secret) -> tuple[Secret, bytes]:
+    """A fresh key for the disk of an instance, and its share wrapped to every key the bundle lists for its profiles.
 
-    Raises InputError when the bundle lists none for one of them.
+    `package_key` is K, which passed the header's commitment. Raises InputError when the bundle lists no key for one of
+    the profiles.
     """
-    key = Secret(secrets.token_bytes(OVERLAY_KEY_BYTES))
+    share = Secret(secrets.token_bytes(OVERLAY_KEY_BYTES))
     wanted = set(leaves_of(header.expression))
     refs = [
         ProfileKeyRef(profile.name, epoch.epoch, epoch.cell, epoch.point)
@@ -33,15 +42,26 @@ def new_overlay_key(header: Header, instance_id: str, bundle: TrustBundle) -> tu
         if profile.name in wanted
         for epoch in profile.epochs
     ]
-    return key, build_recipients(key, _context(header, instance_id), refs, header.expression)
+    wrap = build_recipients(share, _context(header, instance_id), refs, header.expression)
+    return _disk_key(share, package_key, header, instance_id), wrap
 
 
-def unwrap_overlay_key(wrap: bytes, header: Header, instance_id: str, opener: ProfileKeyOpener) -> Secret:
-    """The key in `wrap`, through this host's profile keys. Raises as `package.recipients.open_recipients`.
+def unwrap_overlay_key(
+    wrap: bytes, header: Header, instance_id: str, opener: ProfileKeyOpener, package_key: Secret
+) -> Secret:
+    """The key whose share is in `wrap`, through this host's profile keys. Raises as `package.recipients.open_wraps`.
 
-    There is no commitment: LUKS keeps a digest of the key in the disk itself, and a wrong one opens nothing.
+    `package_key` is K, which passed the header's commitment. There is no commitment to the share: LUKS keeps a digest
+    of the key in the disk itself, which nobody without K can make, and a wrong key opens nothing.
     """
-    return open_wraps(wrap, _context(header, instance_id), header.expression, opener, None, accept=_check_length)
+    context = _context(header, instance_id)
+    share = open_wraps(wrap, context, header.expression, opener, None, accept=_check_length)
+    return _disk_key(share, package_key, header, instance_id)
+
+
+def _disk_key(share: Secret, package_key: Secret, header: Header, instance_id: str) -> Secret:
+    both = Secret(package_key.reveal() + share.reveal())
+    return hkdf(both, "overlay-key", bytes.fromhex(header.digest), instance_id.encode())
 
 
 def _context(header: Header, instance_id: str) -> str:
@@ -50,4 +70,4 @@ def _context(header: Header, instance_id: str) -> str:
 
 def _check_length(key: Secret) -> None:
     if len(key) != OVERLAY_KEY_BYTES:
-        raise IntegrityRefused(f"overlay key has {len(key)} bytes, expected {OVERLAY_KEY_BYTES}")
+        raise IntegrityRefused(f"share of the overlay key has {len(key)} bytes, expected {OVERLAY_KEY_BYTES}")
