@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from datetime import UTC, datetime, timedelta
 
@@ -10,7 +11,7 @@ import pytest
 from joserfc import jws
 from joserfc.jwk import ECKey
 
-from sealvm.crypto.ec import SoftwareSigner, spki_pem
+from sealvm.crypto.ec import SoftwareSigner, der_to_raw, spki_pem
 from sealvm.errors import AccessRefused
 from sealvm.protocol.proof import VerifiedProof, make_proof, verify_proof
 
@@ -122,3 +123,13 @@ def test_altered_claims() -> None:
 def test_signatures_that_are_none(signature: str) -> None:
     with pytest.raises(AccessRefused, match="signature"):
         check(f"{proof().rsplit('.', 1)[0]}.{signature}")
+
+
+@pytest.mark.parametrize("claims", [{"htu": [URL]}, {"htu": {}}, {"iat": 10**400}, {"iat": -(10**400)}, {"iat": True}])
+def test_claims_of_another_kind_are_refused_and_no_fault(claims: dict[str, object]) -> None:
+    head, body, _signature = proof().split(".")
+    changed = json.loads(base64.urlsafe_b64decode(body + "==")) | claims
+    signed = f"{head}.{_encoded(changed)}"
+    raw = der_to_raw(SIGNER.sign_digest(hashlib.sha256(signed.encode()).digest()))
+    with pytest.raises(AccessRefused, match=r"URL|within 60 s"):
+        check(f"{signed}.{base64.urlsafe_b64encode(raw).rstrip(b'=').decode()}")

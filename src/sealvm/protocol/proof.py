@@ -29,6 +29,7 @@ PROOF_HEADER = "DPoP"
 PROOF_CHARS_LIMIT = 2048
 PROOF_WINDOW_SECONDS = 60
 JTI_BYTES = 16
+MAX_SECONDS = 2**53  # a larger integer is no time, and Python cannot subtract it from one
 HINT = "check that this host's clock is right and that it is enrolled at this authority"
 
 
@@ -71,10 +72,12 @@ def verify_proof(proof: str, method: str, urls: frozenset[str], body: bytes, now
     """
     point = _proof_key(proof)  # 1
     claims = _signed_claims(proof, point)  # 2
-    if claims.get("htm") != method or claims.get("htu") not in urls:  # 3
+    url, issued = claims.get("htu"), claims.get("iat")
+    if claims.get("htm") != method or not isinstance(url, str) or url not in urls:  # 3
         raise _refused("it is for another method or URL")
-    issued = claims.get("iat")
-    if not isinstance(issued, int) or abs(now.timestamp() - issued) > PROOF_WINDOW_SECONDS:  # 4
+    if (
+        type(issued) is not int or abs(issued) > MAX_SECONDS or abs(now.timestamp() - issued) > PROOF_WINDOW_SECONDS
+    ):  # 4
         raise _refused(f"it was not made within {PROOF_WINDOW_SECONDS} s of now")
     if claims.get("bsh") != _body_hash(body):  # 5
         raise _refused("it is for another body")
