@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sealvm.errors import StorageFault, TpmAwayFault, TpmFault
+from sealvm.errors import InputError, StorageFault, TpmAwayFault, TpmFault
 from sealvm.lab.swtpm import Swtpm
 from sealvm.tcg import templates
 from sealvm.tpm.connection import Tpm, open_tpm
@@ -22,13 +22,21 @@ def load_something(tpm: Tpm) -> object:
     return tpm.run("load_external", in_public=public_area(public, "key"), hierarchy=ESYS_TR.OWNER)
 
 
-@pytest.mark.parametrize("tcti", ["swtpm:path=/nonexistent/tpm", "device:/nonexistent", "nothing:like=this"])
+@pytest.mark.parametrize("tcti", ["swtpm:path=/nonexistent/tpm", "device:/nonexistent"])
 def test_no_tpm_is_away(tcti: str, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(TpmAwayFault) as caught, open_tpm(tcti):
         pass
     assert tcti in caught.value.message
     assert caught.value.hint
     assert capfd.readouterr().err == "", "raw TPM errors never reach a person"
+
+
+@pytest.mark.parametrize("kind", ["cmd:touch {}", "nothing:like={}", "{}.so", "libtss2-tcti-cmd.so.0:touch {}", ""])
+def test_an_address_that_runs_or_loads_something_is_refused(kind: str, tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    with pytest.raises(InputError, match="TPM address"), open_tpm(kind.format(ran)):
+        pass
+    assert not ran.exists()
 
 
 def test_tpm_that_dies_is_away(own_swtpm: Swtpm) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from tpm2_pytss import ESAPI, TSS2_Exception
 
-from sealvm.errors import StorageFault, TpmAwayFault
+from sealvm.errors import InputError, StorageFault, TpmAwayFault
 from sealvm.tpm.responses import AWAY_HINT, base_code, fault_of
 from sealvm.tpm.structures import (
     ESYS_TR,
@@ -39,6 +39,8 @@ _TRANSIENT_FIRST = 0x80000000
 _HMAC_SESSION_FIRST = 0x02000000  # TPM2_GetCapability's name for the sessions that are loaded
 _RC_HANDLE = 0x8B
 _MANAGED = ("device:/dev/tpmrm", "tabrmd")
+_KINDS = ("device", "swtpm", "mssim", "tabrmd")
+"""Addresses that are dialled. tss2 knows others that run a command (`cmd:`) or load a library by its path."""
 
 
 class Tpm:
@@ -142,7 +144,14 @@ def open_tpm(tcti: str, lock: Path | None = None, lock_seconds: float = LOCK_LIM
     """A connection to the TPM at `tcti` ("swtpm:path=/abs/socket", "device:/dev/tpmrm0"), in its turn by `lock`.
 
     Raises TpmAwayFault when no TPM answers there, or when another holder keeps the lock longer than `lock_seconds`.
+    InputError for an address of another kind: it comes from a file that whoever holds the disk can edit, and must not
+    make this process run something.
     """
+    if tcti.partition(":")[0] not in _KINDS:
+        raise InputError(
+            f"TPM address {tcti[:80]!r}: expected one of {', '.join(kind + ':...' for kind in _KINDS)}",
+            hint="for the machine's own TPM write device:/dev/tpmrm0",
+        )
     os.environ.setdefault("TSS2_LOG", "all+none")  # the library logs raw TPM errors to stderr; ours are decoded
     with _locked(lock, tcti, lock_seconds):
         try:
