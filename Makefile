@@ -1,8 +1,8 @@
 # Everything a newcomer needs: `make demo` and `make test`. Both install what they need first.
-.PHONY: help setup demo test check format clean
+.PHONY: help setup demo test e2e check format clean
 
 help: ## list these targets
-	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## install Debian packages (root or sudo) and the Python environment
 	@scripts/setup
@@ -12,6 +12,9 @@ demo: setup ## one VM, three hosts, one of them tampered with
 
 test: setup ## all tests, with real TPMs (swtpm) and real guests (QEMU)
 	@scripts/as-root .venv/bin/python -m pytest -m ""
+
+e2e: setup ## a host that really boots: OVMF measures it, it enrolls from inside, and opens a package
+	@scripts/as-root .venv/bin/python -m pytest -m "" -s tests/measured
 
 check: setup ## format, lint, types, import contracts, quick tests
 	@.venv/bin/ruff format --check .

@@ -55,6 +55,25 @@ def ek(host_dir: Path) -> None:
 
 
 @host.command()
+@host_argument
+@json_option
+def preimages(host_dir: Path) -> None:
+    """Recover what this boot's log has only as digests, so that the kernel's options can be judged.
+
+    To be run on the host itself after each boot, before `host enroll` or `host sync`. Keeps nothing that does not
+    have the digest of an event in the log.
+    """
+    from sealvm.host.config import load_host
+    from sealvm.host.preimages import write_preimages
+
+    found = write_preimages(load_host(host_dir))
+    emit(
+        [{"event": one.event_index, "pcr": one.pcr, "text": one.text} for one in found],
+        [f"event {one.event_index}, PCR {one.pcr}: {one.text}" for one in found],
+    )
+
+
+@host.command()
 @click.argument("name")
 @click.option("--ek", "ek_digest", required=True, help="Digest of the host's EK, from `sealvm host ek`.")
 @click.option("--ticket", type=click.Path(path_type=Path), help="Where to write the ticket. [default: NAME.ticket]")
