@@ -1,8 +1,8 @@
 """Approval by rule: the approver delegates an epoch once, and then a rule's key approves the states the rule covers.
 
-A rule covers a state that meets every requirement of the profile and has, in the PCRs that the rule names, the values of
-a state that the approver itself approved for that very key: with PCRs 0, 2 and 7, the firmware of an approved state.
-States that were withdrawn are not covered. Rules are applied when a host proves a state, before it gets its answer.
+A rule covers a state that meets every requirement of the profile and has, in the PCRs that the rule names, the values
+of a state that the approver itself approved for that very key: with PCRs 0, 2 and 7, the firmware of an approved
+state. States that were withdrawn are not covered. Rules are applied when a host proves a state, before its answer.
 
 A stolen rule key approves any state of the epochs and cells delegated to it (docs/threat-model.md).
 """
