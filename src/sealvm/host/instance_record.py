@@ -37,6 +37,8 @@ WRAP_LIMIT_BYTES = 64 * 1024
 INSTANCE_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 _Text = Annotated[str, Field(max_length=4096)]
+# As sockets.choose_runtime_dir() names it: it is removed with all that is in it, so a record must not name another.
+_RuntimeDir = Annotated[str, Field(max_length=4096, pattern=r"^(?:/(?:[^/]+/)*sealvm[^/]*/[0-9a-f]{16})?$")]
 
 
 class Phase(Enum):
@@ -76,7 +78,7 @@ class InstanceRecord:
     created: Moment
     phase: Phase = Phase.STARTING
     started: Moment | None = None
-    runtime_dir: _Text = ""
+    runtime_dir: _RuntimeDir = ""
     processes: Processes = Processes()
     labels: dict[_Text, _Text] = field(default_factory=dict)
 
