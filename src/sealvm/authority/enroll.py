@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from sealvm.authority import audit, bundle
+from sealvm.authority import admission, audit, bundle, pending
 from sealvm.authority.ports import Context, Transaction
 from sealvm.authority.records import EnrollmentRecord, HostRecord, RootRecord, StateRecord
 from sealvm.authority.seal import keys_for
@@ -27,14 +27,16 @@ TICKET_HINT = "ask an operator for a new join ticket"
 def start(ctx: Context, message: EnrollStart) -> EnrollChallenge:
     """Steps 1 and 2: check the join token and everything presented, and challenge the TPM.
 
-    The token is not used up yet. EnrollmentRefused names the check. An earlier enrollment of this host that is still
-    pending is void.
+    A token that is bound to no EK yet challenges nobody: the EK becomes pending, and the host is refused until an
+    operator approves it. The token is not used up yet. EnrollmentRefused names the check. An earlier enrollment of this
+    host that is still pending is void.
     """
     now = ctx.now()
     digest = token_digest(message.token)
     with ctx.store.read() as tx:
         ticket = tx.ticket_by_token(digest)
         roots = [_trust_root(record) for record in tx.roots()]
+        bars = [admission.bar_of(record) for record in tx.bars()]
         pcrs = enroll.quoted_pcrs(index for record in tx.profiles() for index in record.pcrs)
     if ticket is None:
         raise EnrollmentRefused("the join token is not known", hint=TICKET_HINT, check="join-token")
@@ -43,12 +45,14 @@ def start(ctx: Context, message: EnrollStart) -> EnrollChallenge:
     if ticket.expires <= now:
         raise EnrollmentRefused("the join token has expired", hint=TICKET_HINT, check="join-token")
     try:
-        presented = enroll.check_start(message, ticket.ek_digest.hex(), roots, now)
+        presented = enroll.check_start(message, ticket.ek_digest, roots, now, bars)
     except Refusal as refusal:
         _note_refusal(ctx, ticket.host, refusal)
         raise
+    if ticket.ek_digest is None:
+        raise pending.note_pending(ctx, ticket, presented)
     expires = now + ctx.settings.session_lifetime
-    pending, challenge = enroll.challenge(
+    waiting, challenge = enroll.challenge(
         presented,
         session=ctx.random(SESSION_BYTES).hex(),
         nonce=ctx.random(NONCE_BYTES),
@@ -57,8 +61,8 @@ def start(ctx: Context, message: EnrollStart) -> EnrollChallenge:
         expires=expires,
     )
     with ctx.store.write() as tx:
-        body = enroll.pending_to_json(pending)
-        tx.put_enrollment(EnrollmentRecord(pending.session, ticket.host, digest, expires, body))
+        body = enroll.pending_to_json(waiting)
+        tx.put_enrollment(EnrollmentRecord(waiting.session, ticket.host, digest, expires, body))
     return challenge
 
 
@@ -118,11 +122,15 @@ def _store_host(ctx: Context, tx: Transaction, record: EnrollmentRecord, proved:
     known = tx.host(record.host)
     if known is None or not tx.use_ticket(record.token_digest, ctx.now()):
         raise EnrollmentRefused("the join token was used already", hint=TICKET_HINT, check="join-token")
+    if known.enrolled is not None:  # enrolled anew, perhaps after TPM2_Clear: nothing of before is believed any more
+        tx.void_enrollment(known.name)
     publics = proved.publics
     host = dataclasses.replace(
         known,
         trust_class=proved.trust_class,
-        tpm=proved.tpm,
+        tpm=str(proved.tpm),
+        tpm_model=(proved.tpm.manufacturer, proved.tpm.model, proved.tpm.version),
+        ek_root=proved.ek_root,
         ek_public=publics.ek,
         ak_public=publics.ak,
         srk_public=publics.srk,
@@ -132,9 +140,12 @@ def _store_host(ctx: Context, tx: Transaction, record: EnrollmentRecord, proved:
         enrolled=ctx.now(),
         last_sync=ctx.now(),
     )
+    admission.check_admitted(tx, host)  # a bar or a root may have changed since the challenge
     tx.update_host(host)
     tx.put_state(state_record(ctx, host.name, proved.state))
-    details = {"trust_class": proved.trust_class, "tpm": proved.tpm, "events": len(proved.state.measured.events)}
+    details = {"trust_class": proved.trust_class, "tpm": host.tpm, "events": len(proved.state.measured.events)}
+    if known.request_keyid is not None:
+        details["voided_request_key"] = known.request_keyid
     audit.record(ctx, tx, f"host {host.name}", audit.Action.HOST_ENROLLED, host.name, **details)
     return host
 

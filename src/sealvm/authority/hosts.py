@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sealvm.authority.admission import is_admitted
 from sealvm.authority.approve import state_digest
 from sealvm.authority.epochs import present
 from sealvm.authority.ports import Context, Transaction
@@ -46,13 +47,21 @@ def _satisfied(tx: Transaction) -> dict[str, tuple[str, ...]]:
     return result
 
 
+def _standing(tx: Transaction, record: HostRecord) -> str:
+    if record.enrolled is not None:
+        return "enrolled" if is_admitted(record, tx.bars(), tx.roots()) else "locked-out"
+    if record.ek_digest is not None:
+        return "registered"
+    return "expected" if tx.pending(record.name) is None else "pending"
+
+
 def _view(tx: Transaction, record: HostRecord, satisfies: tuple[str, ...]) -> HostView:
     return HostView.model_validate(
         {
             "name": record.name,
             "host_id": record.host_id,
             "ek_digest": record.ek_digest,
-            "state": "registered" if record.enrolled is None else "enrolled",
+            "state": _standing(tx, record),
             "trust_class": record.trust_class,
             "tpm": record.tpm,
             "registered": record.registered,

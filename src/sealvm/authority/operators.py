@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sealvm.authority.admission import check_admitted
 from sealvm.authority.ports import Context
 from sealvm.authority.records import HostRecord
 from sealvm.authority.tokens import token_digest
@@ -26,7 +27,8 @@ def host_of(ctx: Context, proof: str, method: str, path: str, body: bytes) -> Ho
 
     1. the proof verifies and is for this method, URL, body and minute (protocol.proof);
     2. its key is the request key of an enrolled host, certified by that host's AK when it enrolled;
-    3. it was not used before.
+    3. it was not used before;
+    4. that host may take part still (authority.admission): EnrollmentRefused otherwise.
     """
     now = ctx.now()
     urls = frozenset(f"{origin}{path}" for origin in ctx.settings.origins)
@@ -38,4 +40,6 @@ def host_of(ctx: Context, proof: str, method: str, path: str, body: bytes) -> Ho
         proof_id = label_digest("proof-id", verified.keyid.encode(), verified.jti.encode())
         if not tx.use_proof(proof_id, now, verified.expires):  # 3
             raise AccessRefused("request proof refused: it was used before", hint="make a new proof for each request")
+    with ctx.store.read() as tx:
+        check_admitted(tx, host)  # 4
     return host

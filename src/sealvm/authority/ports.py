@@ -16,6 +16,7 @@ from typing import Protocol
 from sealvm.authority.records import (
     ApprovalRecord,
     AuditRecord,
+    BarRecord,
     BundleRecord,
     ChallengeRecord,
     EnrollmentRecord,
@@ -25,6 +26,7 @@ from sealvm.authority.records import (
     LeaseRecord,
     ObservedRecord,
     OperatorRecord,
+    PendingRecord,
     ProfileRecord,
     ProvisionerRecord,
     RootRecord,
@@ -42,7 +44,31 @@ BUNDLE_KEY = "bundle"
 TLS_CA_KEY = "tls-ca"
 
 
-class Transaction(Protocol):
+class EnrollingTransaction(Protocol):
+    """What letting hosts in and out asks of the store."""
+
+    def put_pending(self, record: PendingRecord) -> None: ...
+    def pending(self, host: str) -> PendingRecord | None: ...
+    def pendings(self) -> Sequence[PendingRecord]: ...
+    def remove_pending(self, host: str) -> None: ...
+
+    def bind_ticket(self, host: str, ek_digest: bytes) -> None:
+        """Bind the ticket of a host, which was bound to no EK, to this one."""
+
+    def add_bar(self, record: BarRecord) -> None: ...
+    def bars(self) -> Sequence[BarRecord]: ...
+    def remove_bar(self, bar_id: str) -> None: ...
+
+    def remove_root(self, sha256: bytes) -> None: ...
+
+    def void_enrollment(self, host: str) -> None:
+        """Forget all that a host's TPM said and was told: states, challenges, leases. Host and ticket stay."""
+
+    def remove_host(self, name: str) -> None:
+        """Forget a host and all that is tied to it; approvals and observed states stay."""
+
+
+class Transaction(EnrollingTransaction, Protocol):
     """All that can be asked of the store inside one transaction."""
 
     def add_operator(self, record: OperatorRecord) -> None: ...

@@ -29,14 +29,19 @@ class RootRecord:
 
 @dataclass(frozen=True, slots=True)
 class HostRecord:
-    """A host. The public areas and later fields are empty or None until it has enrolled."""
+    """A host. The public areas and later fields are empty or None until it has enrolled; `ek_digest` is None while an
+    operator has yet to approve the EK it presents. `tpm_model` is its manufacturer, model and version, `ek_root` the
+    SHA-256 of the root certificate that vouched for its EK.
+    """
 
     name: str
     host_id: str
-    ek_digest: bytes
+    ek_digest: bytes | None
     registered: datetime
     trust_class: str | None = None
     tpm: str = ""
+    tpm_model: tuple[str, ...] = ()
+    ek_root: bytes = b""
     ek_public: bytes = b""
     ak_public: bytes = b""
     srk_public: bytes = b""
@@ -54,9 +59,34 @@ class TicketRecord:
 
     host: str
     token_digest: bytes
-    ek_digest: bytes
+    ek_digest: bytes | None
     expires: datetime
     used: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PendingRecord:
+    """A host that presented a certified EK which nobody registered, and waits for an operator. One a host."""
+
+    host: str
+    ek_digest: bytes
+    tpm: str
+    trust_class: str
+    first_seen: datetime
+    last_seen: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class BarRecord:
+    """TPMs that may not take part; the fields are those of protocol.tpm_model.Bar."""
+
+    bar_id: str
+    manufacturer: str
+    model: str
+    version: str
+    before: str
+    reason: str
+    added: datetime
 
 
 @dataclass(frozen=True, slots=True)

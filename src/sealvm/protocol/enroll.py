@@ -7,13 +7,14 @@ EnrollmentRefused (or EvidenceRefused for the quote), whose `check` field names 
                    2 ek.certificate-chain  its certificate leads to an accepted root, whose trust class the host gets
                    3 ek.certificate-key    the certificate certifies this very EK
                    4 KEY.FIELD             every field of every public area equals its template
-    challenge      5                       MakeCredential(EK, AK Name) over a fresh secret; a fresh nonce
-    check_finish   6 activation            the host opened the credential: EK and AK are in one TPM
-                   7 KEY.certify-...       SRK, import parent, request key are certified by that AK over that nonce
-                   8 quote-...             the quote is that AK's over that nonce and those PCRs; the log replays
+                   5 tpm-barred            no operator barred this TPM's model or firmware
+    challenge      6                       MakeCredential(EK, AK Name) over a fresh secret; a fresh nonce
+    check_finish   7 activation            the host opened the credential: EK and AK are in one TPM
+                   8 KEY.certify-...       SRK, import parent, request key are certified by that AK over that nonce
+                   9 quote-...             the quote is that AK's over that nonce and those PCRs; the log replays
 
 The host's side is `finish` and `accept_answer` (in protocol.answer). The caller checks the join token before
-step 1, keeps the pending enrollment for a few minutes at most, and takes it away before step 6: one answer, one try.
+step 1, keeps the pending enrollment for a few minutes at most, and takes it away before step 7: one answer, one try.
 """
 
 from __future__ import annotations
@@ -38,11 +39,12 @@ from sealvm.protocol.messages import (
     SessionId,
 )
 from sealvm.protocol.state import ProvedState, prove_state
+from sealvm.protocol.tpm_model import Bar, TpmModel, check_not_barred
 from sealvm.secret import Secret
 from sealvm.statements.encoding import Base64Bytes, Digest, PcrIndex, parse_message
 from sealvm.tcg.attest import verify_certify
 from sealvm.tcg.credential import make_credential
-from sealvm.tcg.ekcert import TrustRoot, VerifiedEk, ek_digest, ek_matches, verify_ek_certificate
+from sealvm.tcg.ekcert import TrustRoot, ek_digest, ek_matches, verify_ek_certificate
 from sealvm.tcg.public import name_of
 from sealvm.tcg.templates import AK, IMPORT_PARENT, REQUEST_KEY, SRK, check_template, ek_template_of
 
@@ -64,11 +66,15 @@ class HostPublics:
 
 @dataclass(frozen=True, slots=True)
 class PresentedHost:
-    """A host that showed a certified, registered EK and well-formed keys; nothing ties those keys to that EK yet."""
+    """A host that showed a certified EK and well-formed keys; nothing ties those keys to that EK yet.
+
+    `ek_root` is the SHA-256 of the root certificate that vouches for the EK.
+    """
 
     publics: HostPublics
     trust_class: str
-    tpm: str
+    tpm: TpmModel
+    ek_root: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +84,8 @@ class PendingEnrollment:
     session: SessionId
     publics: HostPublics
     trust_class: Annotated[str, Field(max_length=16)]
-    tpm: Annotated[str, Field(max_length=512)]
+    tpm: TpmModel
+    ek_root: Digest
     nonce: Annotated[Base64Bytes, Field(min_length=NONCE_BYTES, max_length=NONCE_BYTES)]
     pcrs: tuple[PcrIndex, ...]
     expected_activation: Digest
@@ -90,7 +97,8 @@ class ProvedHost:
 
     publics: HostPublics
     trust_class: str
-    tpm: str
+    tpm: TpmModel
+    ek_root: bytes
     state: ProvedState
 
 
@@ -117,11 +125,18 @@ def quoted_pcrs(profile_pcrs: Iterable[int]) -> tuple[int, ...]:
 
 
 def check_start(
-    start: EnrollStart, registered_ek_digest: str, roots: Sequence[TrustRoot], now: datetime
+    start: EnrollStart,
+    registered_ek_digest: bytes | None,
+    roots: Sequence[TrustRoot],
+    now: datetime,
+    bars: Iterable[Bar] = (),
 ) -> PresentedHost:
-    """Steps 1 to 4. `registered_ek_digest` is what the join token is bound to."""
+    """Steps 1 to 5. `registered_ek_digest` is what the join token is bound to.
+
+    None leaves out step 1: the caller must then have an operator approve this EK, and not challenge the host.
+    """
     presented = ek_digest(start.ek_public)
-    if not hmac.compare_digest(presented, registered_ek_digest):  # 1
+    if registered_ek_digest is not None and presented != registered_ek_digest.hex():  # 1
         raise EnrollmentRefused(
             f"the EK presented ({presented[:16]}...) is not the one registered for this join token",
             hint="register this TPM's EK digest, and use the ticket on the host it was issued for",
@@ -130,6 +145,8 @@ def check_start(
     ek = verify_ek_certificate(start.ek_certificate, start.ek_intermediates, roots, now)  # 2
     ek_matches(ek.public_key, start.ek_public)  # 3
     _check_templates(start)  # 4
+    tpm = TpmModel(ek.manufacturer, ek.model, ek.version)
+    check_not_barred(tpm, bars)  # 5
     publics = HostPublics(
         ek=start.ek_public,
         ak=start.ak_public,
@@ -137,7 +154,7 @@ def check_start(
         import_parent=start.import_parent_public,
         request_key=start.request_key_public,
     )
-    return PresentedHost(publics=publics, trust_class=ek.trust_class, tpm=_describe(ek))
+    return PresentedHost(publics=publics, trust_class=ek.trust_class, tpm=tpm, ek_root=ek.root_sha256)
 
 
 def challenge(
@@ -149,7 +166,7 @@ def challenge(
     pcrs: Sequence[int],
     expires: datetime,
 ) -> tuple[PendingEnrollment, EnrollChallenge]:
-    """Step 5. `nonce` and `secret` are 32 fresh random bytes each."""
+    """Step 6. `nonce` and `secret` are 32 fresh random bytes each."""
     publics = presented.publics
     id_object, encrypted_secret = make_credential(publics.ek, name_of(publics.ak), secret.reveal())
     pending = PendingEnrollment(
@@ -157,6 +174,7 @@ def challenge(
         publics=publics,
         trust_class=presented.trust_class,
         tpm=presented.tpm,
+        ek_root=presented.ek_root,
         nonce=nonce,
         pcrs=tuple(pcrs),
         expected_activation=activation_answer(secret, session, nonce),
@@ -173,21 +191,23 @@ def challenge(
 
 
 def check_finish(pending: PendingEnrollment, message: EnrollFinish) -> ProvedHost:
-    """Steps 6 to 8. The caller has taken `pending` out of its store by `message.session`, and it has not expired."""
-    if not hmac.compare_digest(message.activation, pending.expected_activation):  # 6
+    """Steps 7 to 9. The caller has taken `pending` out of its store by `message.session`, and it has not expired."""
+    if not hmac.compare_digest(message.activation, pending.expected_activation):  # 7
         raise EnrollmentRefused(
             "the host did not open the credential: its AK does not lie in the TPM of its EK", check="activation"
         )
     publics, nonce = pending.publics, certify_nonce(pending.nonce)
-    certified: tuple[tuple[str, bytes, Certification, tuple[bytes, ...]], ...] = (  # 7
+    certified: tuple[tuple[str, bytes, Certification, tuple[bytes, ...]], ...] = (  # 8
         ("srk", publics.srk, message.srk, ()),
         ("import-parent", publics.import_parent, message.import_parent, (publics.srk,)),
         ("request-key", publics.request_key, message.request_key, (publics.srk,)),
     )
     for what, public, proof, ancestors in certified:
         verify_certify(proof.attest, proof.signature, publics.ak, public, nonce, what, ancestors=ancestors)
-    state = prove_state(message.state, publics.ak, quote_nonce("enroll-quote", pending.nonce), pending.pcrs)  # 8
-    return ProvedHost(publics=publics, trust_class=pending.trust_class, tpm=pending.tpm, state=state)
+    state = prove_state(message.state, publics.ak, quote_nonce("enroll-quote", pending.nonce), pending.pcrs)  # 9
+    return ProvedHost(
+        publics=publics, trust_class=pending.trust_class, tpm=pending.tpm, ek_root=pending.ek_root, state=state
+    )
 
 
 # both sides
@@ -237,7 +257,3 @@ def _check_templates(start: EnrollStart) -> None:
     check_template(start.srk_public, SRK, "srk")
     check_template(start.import_parent_public, IMPORT_PARENT, "import-parent")
     check_template(start.request_key_public, REQUEST_KEY, "request-key")
-
-
-def _describe(ek: VerifiedEk) -> str:
-    return f"{ek.manufacturer} {ek.model} {ek.version}".strip()

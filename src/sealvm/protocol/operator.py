@@ -17,9 +17,9 @@ TrustClass = Literal["hardware", "virtual", "lab"]
 
 
 class RootRequest(Message):
-    """Accept EK certificates under this root (PEM, one certificate), as this class."""
+    """Accept EK certificates under each of these CA certificates (PEM, one or several), as this class."""
 
-    certificate_pem: Annotated[str, Field(max_length=16 * 1024)]
+    certificate_pem: Annotated[str, Field(max_length=400 * 1024)]
     trust_class: TrustClass
 
 
@@ -47,12 +47,16 @@ class TicketRequest(Message):
 
 
 class HostView(Message):
-    """A host: who it is, and which profiles its last verified state satisfies."""
+    """A host: who it is, and which profiles its last verified state satisfies.
+
+    `state`: expected, without a known EK; pending, its EK waits for approval; registered; enrolled; or locked-out,
+    because its TPM was barred or its EK's root is no longer accepted.
+    """
 
     name: ObjectName
     host_id: str
-    ek_digest: Digest
-    state: Literal["registered", "enrolled"]
+    ek_digest: Digest | None
+    state: Literal["expected", "pending", "registered", "enrolled", "locked-out"]
     trust_class: TrustClass | None
     tpm: str
     registered: Moment

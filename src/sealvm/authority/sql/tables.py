@@ -106,10 +106,12 @@ hosts = Table(
     metadata,
     Column("name", NAME, primary_key=True),
     Column("host_id", String(32), nullable=False, unique=True),
-    Column("ek_digest", LargeBinary(32), nullable=False, unique=True),
+    Column("ek_digest", LargeBinary(32), unique=True),
     Column("registered", Moment, nullable=False),
     Column("trust_class", String(16)),
     Column("tpm", Text, nullable=False),
+    Column("tpm_model", Listed, nullable=False),
+    Column("ek_root", LargeBinary, nullable=False),
     Column("ek_public", LargeBinary, nullable=False),
     Column("ak_public", LargeBinary, nullable=False),
     Column("srk_public", LargeBinary, nullable=False),
@@ -126,9 +128,32 @@ tickets = Table(
     metadata,
     Column("host", NAME, primary_key=True),
     Column("token_digest", LargeBinary(32), nullable=False, unique=True),
-    Column("ek_digest", LargeBinary(32), nullable=False),
+    Column("ek_digest", LargeBinary(32)),
     Column("expires", Moment, nullable=False),
     Column("used", Moment),
+)
+
+pending = Table(
+    "pending",
+    metadata,
+    Column("host", NAME, primary_key=True),
+    Column("ek_digest", LargeBinary(32), nullable=False),
+    Column("tpm", Text, nullable=False),
+    Column("trust_class", String(16), nullable=False),
+    Column("first_seen", Moment, nullable=False),
+    Column("last_seen", Moment, nullable=False),
+)
+
+bars = Table(
+    "bars",
+    metadata,
+    Column("bar_id", String(16), primary_key=True),
+    Column("manufacturer", String(128), nullable=False),
+    Column("model", String(128), nullable=False),
+    Column("version", String(128), nullable=False),
+    Column("before", String(128), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("added", Moment, nullable=False),
 )
 
 enrollments = Table(

@@ -32,12 +32,13 @@ from sealvm.authority.records import (
     WithdrawalRecord,
 )
 from sealvm.authority.sql import tables
+from sealvm.authority.sql.enrolling import EnrollingStatements
 from sealvm.errors import ConflictError
 
 R = TypeVar("R")
 
 
-class SqlTransaction:
+class SqlTransaction(EnrollingStatements):
     """See authority.ports.Transaction for what each method promises."""
 
     def __init__(self, connection: Connection) -> None:
