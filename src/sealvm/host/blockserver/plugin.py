@@ -48,13 +48,23 @@ def config(name: str, value: str) -> None:
 
 def get_ready() -> None:
     """Read K, open the package and every blob of it; nbdkit drops its privileges after this."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    # 1 byte, not 0: the kernel then writes no file, and starts no core_pattern program either, which ignores a 0
+    resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
+    _forbid_dumps()
     try:
         _readers.append(_open_reader())
     except SealvmError as problem:
         _log(problem)
         raise
+
+
+def after_fork() -> None:
+    """Once more: a change of user sets what fs.suid_dumpable says."""
+    _forbid_dumps()
+
+
+def _forbid_dumps() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def _open_reader() -> PackageReader:
