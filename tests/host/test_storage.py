@@ -90,6 +90,8 @@ def test_the_overlay_holds_neither_plaintext_nor_key(spec: DiskSpec) -> None:
         qemu_io(uri, "write -P 0x41 10M 4M", "flush")
         environment = Path(f"/proc/{daemon.process.pid}/environ").read_bytes()
         command = Path(f"/proc/{daemon.process.pid}/cmdline").read_bytes()
+        held = [path for path in Path(f"/proc/{daemon.process.pid}/fd").iterdir() if "overlay-key" in os.readlink(path)]
+        assert [path.read_bytes() for path in held] == [b""] * len(held), "the key is not left in a descriptor"
     stored = spec.overlay.read_bytes() + spec.log.read_bytes() + environment + command
     assert b"A" * 32 not in stored
     assert b"QFI\xfb" not in spec.overlay.read_bytes(), "qcow2 metadata are encrypted too"

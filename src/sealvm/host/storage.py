@@ -124,12 +124,16 @@ def _serve(spec: DiskSpec, key: Secret, *, new: bool) -> StorageDaemon:
 
 @contextmanager
 def _key_file(key: Secret) -> Iterator[int]:
-    """An anonymous memory file with the passphrase: it has no name, and ends with the last process that holds it."""
+    """An anonymous memory file with the passphrase, for the length of a block.
+
+    It has no name. The daemon keeps its descriptor for as long as it lives; so the file is emptied when it was read.
+    """
     descriptor = os.memfd_create("overlay-key", os.MFD_CLOEXEC)
     try:
         os.write(descriptor, luks.passphrase_of(key))
         yield descriptor
     finally:
+        os.ftruncate(descriptor, 0)
         os.close(descriptor)
 
 
