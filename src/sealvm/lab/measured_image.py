@@ -36,7 +36,8 @@ _THIRD_PARTY: Final = Path("usr/local/lib/python3.11/dist-packages")
 _AGENT_UNIT = f"""\
 [Unit]
 Description=Runs what the lab sends over the second serial line
-After=systemd-networkd.service
+Wants=network-online.target
+After=network-online.target
 [Service]
 ExecStartPre=/usr/bin/mkdir -p {CODE_DIR}
 ExecStartPre=/usr/bin/tar -xf /dev/vdb -C {CODE_DIR}
@@ -68,6 +69,9 @@ _WANTS: Final = Path("etc/systemd/system/multi-user.target.wants")
 _LINKS: Final = {
     _WANTS / "sealvm-lab-agent.service": "../sealvm-lab-agent.service",
     _WANTS / "systemd-networkd.service": "/lib/systemd/system/systemd-networkd.service",
+    Path("etc/systemd/system/network-online.target.wants/systemd-networkd-wait-online.service"): (
+        "/lib/systemd/system/systemd-networkd-wait-online.service"
+    ),
 }
 
 
