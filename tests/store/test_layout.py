@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -170,3 +171,18 @@ def test_write_atomic(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["directory", "file"]
     with pytest.raises(StorageFault):
         write_atomic(tmp_path / "none" / "file", b"x")
+
+
+def test_a_name_that_looks_like_a_digest_is_not_taken_for_one(layout: OciLayout) -> None:
+    old, new = (layout.put_manifest(tag, {"schemaVersion": 2, "config": tag}) for tag in ("old", "new"))
+    index = layout.path / "index.json"
+    index.write_text(index.read_text().replace('"old"', f'"{new.digest}"'))
+    assert layout.resolve(new.digest).digest == new.digest
+    assert layout.resolve(old.digest).digest == old.digest
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_a_blob_that_is_no_file_is_a_fault_at_once(layout: OciLayout, make: Callable[[Path], None]) -> None:
+    make(layout.path / "blobs" / "sha256" / DIGEST.removeprefix("sha256:"))
+    with pytest.raises(StorageFault, match="not a regular file"):
+        layout.get_blob(DIGEST, 4)

@@ -7,10 +7,12 @@ errors, crypto.canonical and the store's own modules. Holds ciphertext and publi
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
 import re
+import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -187,8 +189,7 @@ class OciLayout:
         with self._lock:
             if digest not in self._descriptors:
                 try:
-                    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
-                    self._descriptors[digest] = os.open(self._blobs / digest.removeprefix("sha256:"), flags)
+                    self._descriptors[digest] = _open_regular(self._blobs / digest.removeprefix("sha256:"))
                 except FileNotFoundError as problem:
                     raise NotFoundError(f"blob {digest} is not in {self.path}") from problem
                 except OSError as problem:
@@ -220,7 +221,8 @@ class OciLayout:
         """
         entries = self._entries()
         for entry in entries:
-            if name in (entry["digest"], _name_of(entry)):
+            # a name in index.json may look like a digest, and is not to be taken for one
+            if name == (entry["digest"] if _DIGEST.fullmatch(name) else _name_of(entry)):
                 return ResolvedManifest(entry["digest"], self.get_blob(entry["digest"], MAX_MANIFEST_BYTES))
         tags = ", ".join(sorted(n for n in map(_name_of, entries) if n)) or "none"
         raise NotFoundError(f"{self.path} has no package tagged {name!r}", hint=f"tags there: {tags}")
@@ -271,6 +273,15 @@ class OciLayout:
             with contextlib.suppress(OSError), partial.open("rb") as file:
                 fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
                 partial.unlink()
+
+
+def _open_regular(path: Path) -> int:
+    """A descriptor for reading. OSError for what is no regular file; a pipe in a blob's place must not make us wait."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file")
+    return descriptor
 
 
 def _name_of(entry: dict[str, Any]) -> str:
