@@ -122,7 +122,9 @@ def verify(reference: str, deep: bool, bundle: Path | None, authority_dir: Path)
         [
             f"package {verified.header_digest}",
             f"  signed by {verified.provisioner_keyid[:16]}…, accepted for {', '.join(sorted(verified.profiles))}",
-            "  every stored byte is the one that was signed" if deep else "  signature and structure are good",
+            "  every stored byte of the disk is the one that was signed"
+            if deep
+            else "  signature and structure are good",
         ],
     )
 
