@@ -33,11 +33,12 @@ def host_of(ctx: Context, proof: str, method: str, path: str, body: bytes) -> Ho
     now = ctx.now()
     urls = frozenset(f"{origin}{path}" for origin in ctx.settings.origins)
     verified = verify_proof(proof, method, urls, body, now)  # 1
-    with ctx.store.write() as tx:
+    with ctx.store.read() as tx:  # strangers never take the one write lock that all wait for
         host = tx.host_by_request_key(verified.keyid)
-        if host is None:  # 2
-            raise AccessRefused("request proof refused: its key is not an enrolled host's", hint="enroll this host")
-        proof_id = label_digest("proof-id", verified.keyid.encode(), verified.jti.encode())
+    if host is None:  # 2
+        raise AccessRefused("request proof refused: its key is not an enrolled host's", hint="enroll this host")
+    proof_id = label_digest("proof-id", verified.keyid.encode(), verified.jti.encode())
+    with ctx.store.write() as tx:
         if not tx.use_proof(proof_id, now, verified.expires):  # 3
             raise AccessRefused("request proof refused: it was used before", hint="make a new proof for each request")
     with ctx.store.read() as tx:
