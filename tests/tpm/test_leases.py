@@ -248,3 +248,10 @@ def test_lease_file_with_endless_fields_is_malformed(tpm: Tpm, leased: Host, fie
     lease = leased.owner.lease(tpm, leased.blobs)
     with pytest.raises(MalformedError):
         use(tpm, leased, replace(lease, **{field: bytes(100)}))
+
+
+def test_sessions_of_a_process_that_died_are_swept(tpm: Tpm, leased: Host) -> None:
+    leases.begin(tpm)
+    assert tpm.handles(0x03000000)
+    leases.sweep_abandoned(tpm)
+    assert tpm.handles(0x02000000) == tpm.handles(0x03000000) == []

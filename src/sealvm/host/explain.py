@@ -11,6 +11,7 @@ import base64
 import binascii
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from sealvm.attest.explain import Explanation, explain, render
@@ -21,9 +22,11 @@ from sealvm.errors import MalformedError, SealvmError
 from sealvm.host.config import HostConfig
 from sealvm.host.files import read_limited
 from sealvm.host.keyring import Keyring
+from sealvm.host.leases import LeaseState, LeaseStatus, lease_statuses
 from sealvm.host.unlock import stored_bundle
 from sealvm.protocol.messages import EVENT_LOG_BYTES_LIMIT
 from sealvm.statements.bundle import BundleProfile
+from sealvm.tcg.policy import MODE_LEASED
 from sealvm.tpm import pcr
 
 BOOT_PCRS = (*range(10), *range(11, 15))
@@ -38,23 +41,37 @@ class ProfileAnswer:
     profile: str
     holds_key: bool
     explanation: Explanation
+    leases: tuple[LeaseStatus, ...] = ()
 
     @property
     def usable(self) -> bool:
         """Whether a package for this profile would start here now, as far as this host can tell."""
-        return self.holds_key and self.explanation.satisfied
+        return self.holds_key and self.explanation.satisfied and self.leased
+
+    @property
+    def leased(self) -> bool:
+        """Whether a lease runs, or none is needed."""
+        return not self.leases or any(status.state is LeaseState.GOOD for status in self.leases)
 
     def lines(self) -> list[str]:
         """For people."""
-        if self.usable:
-            return [f"this state is approved for profile '{self.profile}': its key can be used"]
         if not self.holds_key:
             return ["this host does not have the profile's key", "to do: sealvm host sync"]
-        return render(self.explanation)
+        if not self.explanation.satisfied:
+            return render(self.explanation)
+        leases = [f"epoch {status.key.epoch}: {status.line()}" for status in self.leases]
+        if self.usable:
+            return [f"this state is approved for profile '{self.profile}': its key can be used", *leases]
+        return [
+            f"this state is approved for profile '{self.profile}', but its key needs a lease",
+            *leases,
+            "to do: sealvm host lease renew, with the authority in reach",
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """Stable JSON."""
-        return {"usable": self.usable, "holds_key": self.holds_key, **self.explanation.to_json()}
+        leases = {"leases": [status.to_json() for status in self.leases]} if self.leases else {}
+        return {"usable": self.usable, "holds_key": self.holds_key, **leases, **self.explanation.to_json()}
 
 
 def measured_state(config: HostConfig) -> MeasuredState:
@@ -86,16 +103,23 @@ def explain_host(config: HostConfig, profiles: Collection[str] | None = None) ->
     keyring = Keyring(config.directory)
     bundle = stored_bundle(keyring)
     state = measured_state(config)
+    leases = lease_statuses(config, datetime.now(UTC))
     return [
-        _answer(keyring, profile, state) for profile in bundle.profiles if profiles is None or profile.name in profiles
+        _answer(keyring, profile, state, leases)
+        for profile in bundle.profiles
+        if profiles is None or profile.name in profiles
     ]
 
 
-def _answer(keyring: Keyring, profile: BundleProfile, state: MeasuredState) -> ProfileAnswer:
+def _answer(
+    keyring: Keyring, profile: BundleProfile, state: MeasuredState, leases: Sequence[LeaseStatus]
+) -> ProfileAnswer:
     held = [epoch for epoch in profile.epochs if keyring.holds(profile.name, epoch.epoch, epoch.cell)]
     references = [approval.reference for epoch in held or profile.epochs for approval in epoch.approvals]
     document = load_profile(profile.document, f"profile {profile.name} in the trust bundle")
-    return ProfileAnswer(profile.name, bool(held), explain(document, references, state))
+    own = () if any(epoch.mode != MODE_LEASED for epoch in held) else leases
+    statuses = tuple(status for status in own if status.key.profile == profile.name)
+    return ProfileAnswer(profile.name, bool(held), explain(document, references, state), statuses)
 
 
 def refusal_lines(config: HostConfig, profiles: Sequence[str]) -> list[str]:

@@ -4,6 +4,7 @@
     anchor.json                         the key that signs trust bundles, and the highest bundle version seen
     bundle.dsse                         the trust bundle as received
     keys/PROFILE.EPOCH[.CELL].json      a profile key: public area, and the blob that only this host's TPM loads
+    leases/PROFILE.EPOCH[.CELL].json    the newest lease of a leased profile key: a ticket that only this TPM takes
 
 Every file is mode 0600, limited in size, checked when it is read, and written whole or not at all. None holds a key in
 the clear; whoever copies them to another computer has nothing.
@@ -12,6 +13,7 @@ the clear; whoever copies them to another computer has nothing.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
@@ -25,12 +27,14 @@ from sealvm.statements.encoding import (
     CellName,
     Epoch,
     HexBytes,
+    Moment,
     ObjectName,
     Point,
     parse_message,
 )
 from sealvm.store.atomic import write_atomic
 from sealvm.tpm.identity import HostIdentityBlobs
+from sealvm.tpm.leases import HeldLease
 from sealvm.tpm.profile_key import SealedKey
 
 FILE_LIMIT_BYTES = 64 * 1024
@@ -93,9 +97,25 @@ class _KeyFile:
     private: _Private
 
 
+@dataclass(frozen=True, slots=True)
+class StoredLease:
+    """A lease, and when the session that asked for it began by this host's clock, from which the term counts."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    held: HeldLease
+    began: Moment
+
+    @property
+    def ends(self) -> datetime:
+        """When it ends by this host's clock. The TPM goes by its own, and ends it at any reset as well."""
+        return self.began + timedelta(seconds=self.held.signed.seconds)
+
+
 _ANCHOR: TypeAdapter[Anchor] = TypeAdapter(Anchor)
 _IDENTITY: TypeAdapter[_IdentityFile] = TypeAdapter(_IdentityFile)
 _KEY: TypeAdapter[_KeyFile] = TypeAdapter(_KeyFile)
+_LEASE: TypeAdapter[StoredLease] = TypeAdapter(StoredLease)
 
 
 class Keyring:
@@ -160,6 +180,24 @@ class Keyring:
         """Forget a profile key. This withdraws nothing from a root who kept a copy (docs/spec/tpm-policy-v1.md)."""
         (self.directory / _key_file(profile, epoch, cell)).unlink(missing_ok=True)
 
+    def lease(self, profile: str, epoch: int, cell: str) -> StoredLease | None:
+        """The newest lease for this profile key, ended or not; None when there never was one. MalformedError."""
+        name = _lease_file(profile, epoch, cell)
+        if not (self.directory / name).exists():
+            return None
+        stored = self._read(name, _LEASE)
+        signed = stored.held.signed
+        if (signed.profile, signed.epoch, signed.cell) != (profile, epoch, cell):
+            found = _lease_file(signed.profile, signed.epoch, signed.cell)
+            raise MalformedError(f"{self.directory / name}: holds what belongs into {found}")
+        return stored
+
+    def save_lease(self, lease: StoredLease) -> None:
+        """Store a lease, in place of the earlier one for the same profile key."""
+        (self.directory / "leases").mkdir(mode=0o700, parents=True, exist_ok=True)
+        signed = lease.held.signed
+        self._write(_lease_file(signed.profile, signed.epoch, signed.cell), _LEASE.dump_python(lease, mode="json"))
+
     def _load_key(self, name: str) -> SealedKey:
         file = self._read(name, _KEY)
         if _key_file(file.profile, file.epoch, file.cell) != name:
@@ -181,11 +219,19 @@ _BLOB_FIELDS = tuple(HostIdentityBlobs.__dataclass_fields__)
 
 
 def _key_file(profile: str, epoch: int, cell: str) -> str:
-    """keys/PROFILE.EPOCH[.CELL].json. Neither names nor cells hold dots, so no two keys share a file."""
+    return f"keys/{_file_name(profile, epoch, cell)}"
+
+
+def _lease_file(profile: str, epoch: int, cell: str) -> str:
+    return f"leases/{_file_name(profile, epoch, cell)}"
+
+
+def _file_name(profile: str, epoch: int, cell: str) -> str:
+    """PROFILE.EPOCH[.CELL].json. Neither names nor cells hold dots, so no two keys share a file."""
     for name in (profile, cell):
         if name and not set(name) <= _NAME_CHARACTERS:
             raise NotFoundError(f"no profile key has the name {name[:80]!r}")
-    return f"keys/{profile}.{int(epoch)}{'.' + cell if cell else ''}.json"
+    return f"{profile}.{int(epoch)}{'.' + cell if cell else ''}.json"
 
 
 _NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")

@@ -8,7 +8,8 @@
 6. Block server, storage daemon and QEMU start; nothing is decrypted to disk.
 7. The version is remembered.
 
-A failure at any step undoes those before it. No network is used.
+A failure at any step undoes those before it. No network is used, but that in step 4 the authority is asked once for the
+lease of a leased profile that has none; without the authority that is a refusal.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sealvm.errors import InputError, StateRefused
-from sealvm.host import lineages
+from sealvm.host import lease, lineages
 from sealvm.host.blockserver.server import start_block_server
 from sealvm.host.config import HostConfig
 from sealvm.host.explain import refusal_lines
@@ -138,7 +139,7 @@ def start(config: HostConfig, name: str, hypervisor: Hypervisor) -> LaunchReport
 def _verified(config: HostConfig, layout: OciLayout, name: str) -> tuple[KeyOpener, VerifiedPackage]:
     keyring = Keyring(config.directory)
     bundle = stored_bundle(keyring)
-    return KeyOpener(config, keyring, bundle), open_package(layout, name, accepted_provisioners(bundle))
+    return KeyOpener(config, keyring, bundle, lease.renew), open_package(layout, name, accepted_provisioners(bundle))
 
 
 @contextmanager

@@ -1,23 +1,29 @@
 """Unwrapping a package key on this host: the trust bundle, the keyring and the TPM behind package.recipients' opener.
 
 Works without the authority: the bundle on disk was fresh when it was received, and losing the authority must not stop
-launches (G6). Rollback below the highest version seen is refused. The TPM is opened for one ECDH step at a time.
+launches (G6). Rollback below the highest version seen is refused. The TPM is opened for one ECDH step at a time. A
+leased key is used with the stored lease; only where that is over may the caller let the authority be asked, once.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from sealvm.errors import NoRecipientRefused, StateRefused
+from sealvm.errors import Fault, InputError, NoRecipientRefused, Refusal, StateRefused
 from sealvm.host.config import HostConfig
-from sealvm.host.keyring import Keyring
+from sealvm.host.keyring import Keyring, StoredLease
 from sealvm.package.open import VerifiedPackage
 from sealvm.package.recipients import MAX_ATTEMPTS
 from sealvm.secret import Secret
 from sealvm.statements.bundle import BundleEpoch, TrustBundle, verify_stored_bundle
+from sealvm.statements.times import format_time
 from sealvm.tpm import profile_key
+
+Renewal = Callable[[HostConfig, str, int, str], StoredLease]
+"""`host.lease.renew`, handed in by those who may use the network."""
 
 
 def stored_bundle(keyring: Keyring) -> TrustBundle:
@@ -48,11 +54,16 @@ class KeyOpener:
     """This host's profile keys as a `ProfileKeyOpener`: held are those in the keyring that the bundle lists.
 
     Each `ecdh` is one opening of the TPM and, when PCRs hold still, one TPM2_ECDH_ZGen; at most 8 over its lifetime.
+    With `renewal`, a lease that is missing or over is renewed, at most once for each key.
     """
 
-    def __init__(self, config: HostConfig, keyring: Keyring, bundle: TrustBundle) -> None:
+    def __init__(
+        self, config: HostConfig, keyring: Keyring, bundle: TrustBundle, renewal: Renewal | None = None
+    ) -> None:
         self._config = config
         self._keyring = keyring
+        self._renewal = renewal
+        self._renewed: set[tuple[str, int, str]] = set()
         self.bundle = bundle
         self.uses = 0
         """TPM2_ECDH_ZGen commands sent so far."""
@@ -71,7 +82,8 @@ class KeyOpener:
         return self._listed(profile, epoch, cell).point
 
     def ecdh(self, profile: str, epoch: int, cell: str, point: bytes) -> bytes:
-        """X coordinate of the shared point, 32 bytes. StateRefused, naming the profile, in a state not approved."""
+        """X coordinate of the shared point, 32 bytes. StateRefused, naming the profile, in a state not approved, and
+        for a leased key without a lease: then it says when the lease ended, and why it could not be renewed."""
         if self.uses >= MAX_ATTEMPTS:
             raise StateRefused(
                 f"profile '{profile}' epoch {epoch}: {MAX_ATTEMPTS} keys were tried for this package already",
@@ -79,18 +91,51 @@ class KeyOpener:
                 epoch=epoch,
                 cell=cell,
             )
-        approvals = self._listed(profile, epoch, cell).approvals
-        identity = self._keyring.identity()
+        lease = self._keyring.lease(profile, epoch, cell)
+        try:
+            return self._use(profile, epoch, cell, point, lease)
+        except StateRefused as refusal:
+            if "lease" not in refusal.fields:
+                raise
+            return self._use(profile, epoch, cell, point, self._renew((profile, epoch, cell), lease, refusal))
+
+    def _use(self, profile: str, epoch: int, cell: str, point: bytes, lease: StoredLease | None) -> bytes:
+        listed, identity = self._listed(profile, epoch, cell), self._keyring.identity()
         key = self._keyring.key(profile, epoch, cell)
         started = time.monotonic()
         try:
             with self._config.open_tpm() as tpm:
                 try:
-                    return profile_key.ecdh(tpm, identity.blobs, identity.srk_name, key, approvals, point=point)
+                    return profile_key.ecdh(
+                        tpm,
+                        identity.blobs,
+                        identity.srk_name,
+                        key,
+                        listed.approvals,
+                        point=point,
+                        delegations=listed.delegations,
+                        lease=None if lease is None else lease.held,
+                    )
                 finally:
                     self.uses += tpm.counts["ecdh_zgen"]
         finally:
             self.tpm_seconds += time.monotonic() - started
+
+    def _renew(self, key: tuple[str, int, str], lease: StoredLease | None, refusal: StateRefused) -> StoredLease:
+        """A new lease, or `refusal` with the time at which the old one ended and what kept it from being renewed."""
+        ended = "there is no lease" if lease is None else f"the lease until {format_time(lease.ends)} is over or void"
+        problem = "the authority was not asked"
+        if self._renewal is not None and key not in self._renewed:
+            self._renewed.add(key)
+            try:
+                return self._renewal(self._config, *key)
+            except (Refusal, Fault, InputError) as error:
+                problem = f"renewing it failed: {error.message}"
+        raise StateRefused(
+            f"the key of profile '{key[0]}' epoch {key[1]} cannot be used: {ended}, and {problem}",
+            hint=refusal.hint,
+            **refusal.fields,
+        ) from refusal
 
     def _listed(self, profile: str, epoch: int, cell: str) -> BundleEpoch:
         listed = self.bundle.epoch_of(profile, epoch, cell)
@@ -111,10 +156,10 @@ class Unlocked:
     uses: int
 
 
-def open_keys(config: HostConfig) -> KeyOpener:
+def open_keys(config: HostConfig, renewal: Renewal | None = None) -> KeyOpener:
     """The opener of this host's keys, for packages and for overlay wraps. Raises as `stored_bundle`."""
     keyring = Keyring(config.directory)
-    return KeyOpener(config, keyring, stored_bundle(keyring))
+    return KeyOpener(config, keyring, stored_bundle(keyring), renewal)
 
 
 def unlock(config: HostConfig, package: VerifiedPackage) -> Unlocked:

@@ -160,6 +160,14 @@ def describe_recipients(data: bytes, header: Header) -> list[dict[str, Any]]:
     return [{"profile": name, "epoch": w.epoch, "cell": w.cell} for name, wraps in leaves for w in wraps]
 
 
+def stated_expression(data: bytes) -> Expression:
+    """The expression whose shape these recipients have, whatever they belong to. MalformedError; verifies nothing."""
+    obj = canonical.loads(data, "recipients", MAX_RECIPIENTS_BYTES)
+    if not isinstance(obj, dict):
+        raise MalformedError(f"recipients: expected format {FORMAT_VERSION} with header and tree")
+    return parse_expression(_without_wraps(obj.get("tree"), 1))
+
+
 def open_recipients(
     data: bytes, header: Header, opener: ProfileKeyOpener, profiles: Collection[str] | None = None
 ) -> Secret:

@@ -37,6 +37,7 @@ LOCK_LIMIT_SECONDS = 30.0
 HANDLES_AT_ONCE = 32
 _TRANSIENT_FIRST = 0x80000000
 _HMAC_SESSION_FIRST = 0x02000000  # TPM2_GetCapability's name for the sessions that are loaded
+_SAVED_SESSION_FIRST = 0x03000000
 _RC_HANDLE = 0x8B
 _MANAGED = ("device:/dev/tpmrm", "tabrmd")
 _KINDS = ("device", "swtpm", "mssim", "tabrmd")
@@ -46,8 +47,10 @@ _KINDS = ("device", "swtpm", "mssim", "tabrmd")
 class Tpm:
     """An open connection. Not for use by two threads at once."""
 
-    def __init__(self, esapi: ESAPI) -> None:
+    def __init__(self, esapi: ESAPI, *, managed: bool = False) -> None:
         self._esapi = esapi
+        self.managed = managed
+        """Whether a resource manager stands between: then what others left is its business."""
         self.counts: Counter[str] = Counter()
         """How often each command was run: benchmarks and tests read it."""
 
@@ -133,10 +136,19 @@ class Tpm:
     def sweep(self) -> None:
         """Flush every transient object and loaded session: what a process that died left in a TPM without manager."""
         for handle in self.handles(_TRANSIENT_FIRST) + self.handles(_HMAC_SESSION_FIRST):
-            try:
-                self.flush(self._esapi.tr_from_tpmpublic(handle))
-            except TSS2_Exception as failure:
-                log.debug("sweep of 0x%08x failed: %s", handle, failure)
+            self._flush_tpm_handle(handle)
+
+    def sweep_saved(self) -> None:
+        """Flush every saved session of a TPM without a manager."""
+        if not self.managed:
+            for handle in self.handles(_SAVED_SESSION_FIRST):
+                self._flush_tpm_handle(handle)
+
+    def _flush_tpm_handle(self, handle: int) -> None:
+        try:
+            self.flush(self._esapi.tr_from_tpmpublic(handle))
+        except TSS2_Exception as failure:
+            log.debug("sweep of 0x%08x failed: %s", handle, failure)
 
 
 @contextmanager
@@ -159,8 +171,8 @@ def open_tpm(tcti: str, lock: Path | None = None, lock_seconds: float = LOCK_LIM
         except (TSS2_Exception, RuntimeError) as failure:
             raise TpmAwayFault(f"no TPM answers at {tcti}", hint=AWAY_HINT) from failure
         try:
-            tpm = Tpm(esapi)
-            if not tcti.startswith(_MANAGED):
+            tpm = Tpm(esapi, managed=tcti.startswith(_MANAGED))
+            if not tpm.managed:
                 tpm.sweep()
             tpm.counts.clear()
             yield tpm

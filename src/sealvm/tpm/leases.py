@@ -10,15 +10,20 @@ so that nobody waits for the TPM meanwhile. Specification: docs/spec/lease-v1.md
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, ClassVar
+
+from pydantic import ConfigDict, Field
 
 from sealvm.errors import ConflictError, SignatureRefused, TpmFault
+from sealvm.statements.encoding import HexBytes
 from sealvm.statements.lease import LeaseKey, SignedLease, expiration_of, verify_lease
 from sealvm.tpm import authorization, responses
 from sealvm.tpm.authorization import Authorization
 from sealvm.tpm.connection import Tpm
 from sealvm.tpm.structures import (
     ESYS_TR,
+    TICKET_LIMIT_BYTES,
+    TIMEOUT_LIMIT_BYTES,
     TPM2_EO,
     auth_ticket,
     operand,
@@ -46,18 +51,33 @@ class HeldLease:
     Not secret: only this TPM takes the ticket, for one profile key, until its end.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
     signed: SignedLease
-    timeout: bytes
-    ticket: bytes
+    timeout: Annotated[HexBytes, Field(min_length=1, max_length=TIMEOUT_LIMIT_BYTES)]
+    ticket: Annotated[HexBytes, Field(min_length=1, max_length=TICKET_LIMIT_BYTES)]
 
 
 def begin(tpm: Tpm) -> LeaseSession:
     """Start the session whose nonceTPM a grant must name, and save it. It must be finished or abandoned."""
     with tpm.policy_session() as session:
-        nonce = tpm.nonce(session)
-        reset_count = int(tpm.run("read_clock", "reading the TPM's clock").clockInfo.resetCount)
+        nonce, boot = tpm.nonce(session), reset_count(tpm)
         context = tpm.run("context_save", "putting a lease's session aside", save_handle=session)
-    return LeaseSession(nonce, reset_count, context)
+    return LeaseSession(nonce, boot, context)
+
+
+def reset_count(tpm: Tpm) -> int:
+    """How often this TPM was reset: another number means another boot, in which earlier leases are void."""
+    return int(tpm.run("read_clock", "reading the TPM's clock").clockInfo.resetCount)
+
+
+def sweep_abandoned(tpm: Tpm) -> None:
+    """End the saved sessions that a process left which died while it asked for a lease.
+
+    Nobody else saves sessions, and the caller is the only one of its host that asks for a lease now. Behind a resource
+    manager others' sessions are not to be seen, and are left alone.
+    """
+    tpm.sweep_saved()
 
 
 def abandon(tpm: Tpm, session: LeaseSession) -> None:
