@@ -15,6 +15,7 @@ import structlog
 import uvicorn
 
 from sealvm.authority.http.app import create_app
+from sealvm.authority.http.heads import PromptHttp
 from sealvm.authority.local import open_context
 from sealvm.authority.ports import TLS_CA_KEY
 from sealvm.authority.tls import general_name, server_context
@@ -53,6 +54,7 @@ def serve(
         tls = server_context(ctx.custody.scalar(TLS_CA_KEY), ctx.settings.ca_pem, known, datetime.now(UTC))
         config = uvicorn.Config(
             create_app(ctx),
+            http=PromptHttp,
             ssl_context_factory=lambda _config, _default: tls,
             limit_concurrency=CONCURRENT_REQUESTS,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
