@@ -79,7 +79,7 @@ class Authority:
 
     def trust(self, ca: LabCa, trust_class: str = "lab") -> None:
         request = RootRequest.model_validate({"certificate_pem": ca.root.read_text(), "trust_class": trust_class})
-        roots.add_root(self.context, ACTOR, request)
+        roots.add_roots(self.context, ACTOR, request)
 
     def register(self, name: str, ek_digest: str) -> JoinTicket:
         request = RegisterRequest(name=name, ek_digest=bytes.fromhex(ek_digest))

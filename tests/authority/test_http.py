@@ -94,7 +94,18 @@ OPERATOR_ROUTES = [
     ("GET", "/v1/provisioners"),
     ("GET", "/v1/leases"),
     ("GET", "/v1/audit"),
+    ("POST", "/v1/roots/ab12/remove"),
+    ("POST", "/v1/registrations"),
+    ("POST", "/v1/pending"),
+    ("GET", "/v1/pending"),
+    ("POST", "/v1/pending/host-1/approve"),
+    ("POST", "/v1/hosts/host-1/replace"),
+    ("POST", "/v1/hosts/host-1/remove"),
+    ("POST", "/v1/bars"),
+    ("GET", "/v1/bars"),
+    ("POST", "/v1/bars/ab34/remove"),
 ]
+PLACEHOLDERS = {"host-1": "{name}", "measured": "{name}", "ab12": "{prefix}", "ab34": "{bar_id}"}
 
 
 def test_no_route_is_forgotten(authority: Authority) -> None:
@@ -110,7 +121,7 @@ def test_no_route_is_forgotten(authority: Authority) -> None:
         ("POST", "/v1/leases"),
         ("POST", "/v1/leases/challenge"),
     }
-    named = {(m, p.replace("host-1", "{name}").replace("measured", "{name}")) for m, p in OPERATOR_ROUTES}
+    named = {(m, "/".join(PLACEHOLDERS.get(part, part) for part in p.split("/"))) for m, p in OPERATOR_ROUTES}
     assert operations == public | named
 
 
@@ -126,11 +137,16 @@ def test_operators_must_show_their_token(client: httpx.Client, authorization: st
 
 
 def _body(path: str) -> dict[str, object]:
-    if path.endswith("ticket"):
+    if path.endswith(("ticket", "remove")):
         return {}
+    if path.endswith(("approve", "replace")):
+        return {"ek_digest": "ab" * 32}
     if path.endswith("approvals"):
         return {"host": "host-1"}
     return {
+        "/v1/registrations": {"hosts": [{"name": "host-1", "ek_digest": "ab" * 32}]},
+        "/v1/pending": {"name": "host-1"},
+        "/v1/bars": {"manufacturer": "STM"},
         "/v1/roots": {"certificate_pem": "x", "trust_class": "lab"},
         "/v1/hosts": {"name": "host-1", "ek_digest": "ab" * 32},
         "/v1/profiles": {"document": document()},

@@ -140,7 +140,10 @@ def test_roots(authority: Authority, lab_ca: LabCa) -> None:
     [
         (lambda ca: "", MalformedError),
         (lambda ca: "junk", MalformedError),
-        (lambda ca: ca.root.read_text() + ca.intermediate.read_text(), MalformedError),
+        (
+            lambda ca: ca.root.read_text() + "-----BEGIN CERTIFICATE-----\njunk\n-----END CERTIFICATE-----",
+            MalformedError,
+        ),
     ],
 )
 def test_roots_that_are_none(
@@ -148,7 +151,7 @@ def test_roots_that_are_none(
 ) -> None:
     with pytest.raises(refusal, match="EK root"):
         request = RootRequest(certificate_pem=pem(lab_ca), trust_class="lab")
-        roots.add_root(authority.context, ACTOR, request)
+        roots.add_roots(authority.context, ACTOR, request)
     assert roots.list_roots(authority.context) == []
 
 

@@ -57,13 +57,16 @@ def root() -> None:
 @authority_option
 @json_option
 def root_add(certificate: Path, trust_class: str, authority_dir: Path) -> None:
-    """Accept EK certificates that chain to CERTIFICATE (PEM), as a trust class."""
+    """Accept EK certificates that chain to CERTIFICATE (PEM, one or several CA certificates), as a trust class."""
     from sealvm.cli.files import read_text
     from sealvm.client.operator import operator_client
 
     with operator_client(authority_dir) as client:
-        view = client.add_root(read_text(certificate, "certificate"), trust_class)
-    emit(view.model_dump(mode="json"), [f"EK root accepted as {view.trust_class}: {view.subject}"])
+        views = client.add_root(read_text(certificate, "certificate"), trust_class)
+    emit(
+        [view.model_dump(mode="json") for view in views],
+        [f"EK root accepted as {view.trust_class}: {view.subject}" for view in views],
+    )
 
 
 @root.command("list")

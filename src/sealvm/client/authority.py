@@ -116,10 +116,10 @@ class AuthorityClient:
 
     # operators
 
-    def add_root(self, certificate_pem: str, trust_class: str) -> RootView:
-        """Accept an EK root."""
+    def add_root(self, certificate_pem: str, trust_class: str) -> list[RootView]:
+        """Accept each CA certificate of a PEM bundle as an EK root of this class."""
         return self._post(
-            "/v1/roots", _made(RootRequest, certificate_pem=certificate_pem, trust_class=trust_class), RootView
+            "/v1/roots", _made(RootRequest, certificate_pem=certificate_pem, trust_class=trust_class), list[RootView]
         )
 
     def roots(self) -> list[RootView]:

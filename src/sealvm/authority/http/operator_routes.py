@@ -1,4 +1,4 @@
-"""Routes for operators: roots, hosts, profiles, approvals, provisioners, audit. All need an operator's token."""
+"""Routes for operators: hosts, profiles, approvals, provisioners, audit. All need an operator's token."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from sealvm.authority import approve, audit, hosts, lease, profiles, provisioners, register, roots
+from sealvm.authority import approve, audit, hosts, lease, profiles, provisioners, register
 from sealvm.authority.http.auth import Ctx, Operator
 from sealvm.authority.http.limits import StrictRoute
 from sealvm.protocol.lease import LeaseView
@@ -21,24 +21,10 @@ from sealvm.protocol.operator import (
     ProvisionerRequest,
     ProvisionerView,
     RegisterRequest,
-    RootRequest,
-    RootView,
     TicketRequest,
 )
 
 router = APIRouter(route_class=StrictRoute, prefix="/v1", tags=["operators"])
-
-
-@router.post("/roots")
-def add_root(ctx: Ctx, operator: Operator, request: RootRequest) -> RootView:
-    """Accept an EK root as a trust class."""
-    return roots.add_root(ctx, operator, request)
-
-
-@router.get("/roots")
-def list_roots(ctx: Ctx, operator: Operator) -> list[RootView]:
-    """The accepted EK roots."""
-    return roots.list_roots(ctx)
 
 
 @router.post("/hosts")
