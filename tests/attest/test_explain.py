@@ -15,7 +15,7 @@ from sealvm.attest.words import UNKNOWN, words_for
 from sealvm.errors import MalformedError
 from sealvm.lab.recording import RECORDINGS, load_recording
 from sealvm.tcg.events_types import EVENT_TYPES
-from tests.attest.logs import QUOTED, E, boot, program, recorded, secure_boot, separator, verified
+from tests.attest.logs import QUOTED, E, boot, booted, program, recorded, secure_boot, separator, verified
 from tests.attest.test_evaluate import STARTER
 
 REFERENCE = Path(__file__).parents[2] / "docs/profiles.md"
@@ -68,6 +68,23 @@ def test_the_nearest_approved_state_is_compared() -> None:
     explanation = explain(SMALL, [reference_of(far), reference_of(near)], verified(boot()))
     assert {difference.pcr for difference in explanation.differences} == {4}
     assert explanation.approved_states == 2
+
+
+def test_ima_that_moved_is_told_as_such() -> None:
+    profile = SMALL.replace("9]", "9, 10]")
+    old, new = booted("ima-ng", range(11)), booted("ima-sig", range(11))
+    explanation = explain(profile, [reference_of(old)], new)
+    (moved,) = [difference for difference in explanation.differences if difference.pcr == 10]
+    assert moved.what == "files that Linux measured (IMA)"
+    assert moved.found.startswith("3 entries in IMA's log")
+    assert "leave PCR 10 out" in moved.advice
+
+
+def test_a_kernel_update_is_told_by_its_program() -> None:
+    explanation = explain(SMALL, [reference_of(booted("uki"))], booted("uki-update"))
+    assert {(one.pcr, one.what) for one in explanation.differences} == {
+        (4, "program started by the firmware (boot loader or kernel)")
+    }
 
 
 def test_an_inserted_event_is_one_difference_and_a_missing_one_too() -> None:

@@ -9,9 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sealvm.attest.evaluate import evaluate
 from sealvm.attest.facts import FACTS
+from sealvm.attest.lint import lint
 from sealvm.attest.profile import PREDICATES, Profile, load_profile
 from sealvm.errors import MalformedError
+from tests.attest.logs import BOOTS_WITH_SHA256, booted
 
 ROOT = Path(__file__).parents[2]
 STARTER = ROOT / "examples/profiles/measured-kernel.yaml"
@@ -27,6 +30,21 @@ def document(requirement: str = "fact: secureboot.enabled\n    equals: true", **
     }
     lines.update(changed)
     return "\n".join(line for line in lines.values() if line)
+
+
+@pytest.mark.parametrize(
+    ("name", "boot", "warned"),
+    [
+        ("secure-boot", "secureboot-uki", {"root-not-bound"}),
+        ("uki-verity", "uki-verity", set()),
+    ],
+)
+def test_a_starter_profile_is_met_by_a_recorded_boot_and_no_other(name: str, boot: str, warned: set[str]) -> None:
+    text = (STARTER.parent / f"{name}.yaml").read_text()
+    profile = load_profile(text, name)
+    met = {other for other in BOOTS_WITH_SHA256 if evaluate(profile, booted(other).evidence).satisfied}
+    assert met == {boot}
+    assert {warning.rule for warning in lint(text, name)} == warned
 
 
 def test_the_starter_profile_loads() -> None:
@@ -148,6 +166,14 @@ def test_a_huge_document_is_refused_before_it_is_read() -> None:
         load_profile(document() + "#" * (64 << 10), "p")
     with pytest.raises(MalformedError, match="more than 10000 values"):
         load_profile("a: [" + "1," * 11_000 + "]", "p")
+
+
+def test_ima_facts_need_pcr_10_in_a_standing_profile_and_not_in_a_leased_one() -> None:
+    requirement = f"fact: ima.files\n    in: [{DIGEST}]"
+    with pytest.raises(MalformedError, match="which PCR 10 proves"):
+        load_profile(document(requirement), "p")
+    assert load_profile(document(requirement, pcrs="pcrs: [0, 2, 4, 7, 9, 10]"), "p")
+    assert load_profile(document(requirement, lease="lease: 1h"), "p").lease_seconds == 3600
 
 
 def test_every_predicate_fits_the_kinds_it_is_for() -> None:

@@ -17,10 +17,12 @@ from sealvm.attest.reference import Reference, ReferenceEvent, parse_reference, 
 from sealvm.attest.state import MeasuredState
 from sealvm.attest.words import words_for
 from sealvm.errors import MalformedError
+from sealvm.tcg.imalog import IMA_PCR
 
 __all__ = ["BrokenRequirement", "Explanation", "PcrDifference", "explain", "reference_of", "render"]
 
 DIFFERENCES_PER_PCR_MAX: Final = 8
+_IMA_ADVICE: Final = "reboot, and use the key before other files are opened; better, leave PCR 10 out of the profile"
 _UNEXPLAINED: Final = "an event log that does not fit the TPM's value"
 _UNEXPLAINED_ADVICE: Final = "reboot, to start again with PCRs that the log explains"
 
@@ -103,12 +105,21 @@ def _differences(pcrs: Iterable[int], approved: Reference, state: MeasuredState)
             continue
         by_event = _event_differences(pcr, approved, state)
         flaw = next((flaw for flaw in state.flaws if flaw.pcr == pcr), None)
-        if flaw is not None or not by_event:
+        if flaw is None and pcr == IMA_PCR:
+            by_event = [_ima_difference(value, state)]
+        elif flaw is not None or not by_event:
             found = flaw.message if flaw is not None else f"PCR value {state.pcr_values[pcr].hex()[:16]}…"
             was = f"PCR value {value.hex()[:16]}…"
             by_event.append(PcrDifference(pcr, None, "", _UNEXPLAINED, was, found, _UNEXPLAINED_ADVICE))
         differences += by_event
     return tuple(differences)
+
+
+def _ima_difference(approved: bytes, state: MeasuredState) -> PcrDifference:
+    """IMA's entries are not kept with an approval: there are thousands, and they change while the host runs."""
+    found = f"{len(state.ima)} entries in IMA's log, PCR value {state.pcr_values[IMA_PCR].hex()[:16]}…"
+    was = f"PCR value {approved.hex()[:16]}…"
+    return PcrDifference(IMA_PCR, None, "", "files that Linux measured (IMA)", was, found, _IMA_ADVICE)
 
 
 def _event_differences(pcr: int, approved: Reference, state: MeasuredState) -> list[PcrDifference]:

@@ -1,23 +1,26 @@
 """What each kind of event is called in plain words, and what to do when it differs from the approved one.
 
-The table is total over the specification's event types; a test walks it with every event of the recorded boots. Words
-come from an event's label, which only the host vouches for; they name a difference and prove nothing.
+The table is total over the specification's event types; a test walks it with every event of the recorded boots. What
+boot loaders measure under a type that says little has words of its own, by PCR or variable. Words come from an event's
+label, which only the host vouches for; they name a difference and prove nothing.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from sealvm.attest.events import MeasuredEvent
-from sealvm.tcg.events_data import UefiVariable, parse_variable
+from sealvm.attest.events import MeasuredEvent, printable_ascii
+from sealvm.tcg.events_data import UefiVariable, decode_text, parse_variable
 from sealvm.tcg.events_types import (
     EV_EFI_VARIABLE_AUTHORITY,
     EV_EFI_VARIABLE_BOOT,
     EV_EFI_VARIABLE_BOOT2,
     EV_EFI_VARIABLE_DRIVER_CONFIG,
     EV_EVENT_TAG,
+    EV_IPL,
     TAG_INITRD,
     TAG_LOAD_OPTIONS,
 )
@@ -100,6 +103,31 @@ _BY_VARIABLE: Final[Mapping[str, Words]] = {
     "BootOrder": Words("boot order", _BOOT_ORDER),
 }
 
+_GRUB_COMMAND: Final = Words("GRUB command", "reboot with the approved GRUB configuration")
+_GRUB_OPTIONS: Final = Words("kernel command line given by GRUB", "reboot with the approved command line")
+_GRUB_FILE: Final = Words("file that GRUB read", "reboot with the approved kernel, initrd and GRUB configuration")
+_UKI: Final = "reboot with the approved unified kernel image"
+_MOK: Final = "restore the approved Machine Owner Keys (mokutil)"
+
+# What boot loaders and systemd-stub log as EV_IPL, told by the PCR, since their logged texts are free.
+_BY_IPL_PCR: Final[Mapping[int, Words]] = {
+    8: _GRUB_COMMAND,
+    9: _GRUB_FILE,
+    11: Words("part of the unified kernel image", _UKI),
+    12: Words("option or credential from outside the unified kernel image", "remove what lies beside the image"),
+    13: Words("system extension beside the unified kernel image", "remove or restore the system extensions"),
+    14: Words("shim's keys and settings", _MOK),
+}
+
+_BY_AUTHORITY: Final[Mapping[str, Words]] = {
+    "SbatLevel": Words("shim's revocation level (SBAT)", "boot with the approved version of shim"),
+    "MokList": Words("key by which shim accepted a program (MokList)", _MOK),
+    "MokListRT": Words("key by which shim accepted a program (MokList)", _MOK),
+    "Shim": Words("key by which shim accepted a program", "boot with the approved version of shim"),
+    "db": Words("key that Secure Boot accepted a program by (db)", _KEYS),
+}
+
+_BOOT_ENTRY: Final = re.compile(r"Boot[0-9A-F]{4}")
 _VARIABLE_TYPES: Final = (
     EV_EFI_VARIABLE_DRIVER_CONFIG,
     EV_EFI_VARIABLE_BOOT,
@@ -112,11 +140,28 @@ def words_for(event: MeasuredEvent) -> Words:
     if event.event_type == EV_EVENT_TAG and (tagged := event.tagged) is not None and tagged.tag in _BY_TAG:
         return _BY_TAG[tagged.tag]
     words = _BY_TYPE.get(event.type_name, UNKNOWN)
+    if event.event_type == EV_IPL:
+        return _ipl(event, words)
     if event.event_type in _VARIABLE_TYPES and (variable := parse_variable(event.data)) is not None:
-        return _BY_VARIABLE.get(variable.name, _named(words, variable))
+        return _BY_VARIABLE.get(variable.name, _named(_variable_words(words, variable.name), variable))
     if event.event_type == EV_EFI_VARIABLE_AUTHORITY and (variable := parse_variable(event.data)) is not None:
-        return _named(words, variable)
+        return _BY_AUTHORITY.get(variable.name, _named(words, variable))
     return words
+
+
+def _ipl(event: MeasuredEvent, words: Words) -> Words:
+    """A boot loader's step; the name of a section or file is shown where the log has one that can be."""
+    if event.pcr == 8 and event.data.startswith(b"kernel_cmdline: "):
+        return _GRUB_OPTIONS
+    found = _BY_IPL_PCR.get(event.pcr, words)
+    if event.pcr == 8 or event.pcr not in _BY_IPL_PCR:
+        return found
+    name = decode_text(event.data) if event.pcr in (11, 12, 13) else printable_ascii(event.data)
+    return Words(f"{found.what} {name[:60]}", found.advice) if name else found
+
+
+def _variable_words(words: Words, name: str) -> Words:
+    return Words("boot entry", _BOOT_ORDER) if _BOOT_ENTRY.fullmatch(name) else words
 
 
 def _named(words: Words, variable: UefiVariable) -> Words:

@@ -10,6 +10,8 @@ import click
 
 from sealvm.cli.options import authority_option, json_option
 from sealvm.cli.output import emit, table
+from sealvm.cli.profile_lint import lint
+from sealvm.cli.profile_predict import predict
 
 if TYPE_CHECKING:
     from sealvm.protocol.operator import ApprovalView, ProfileView
@@ -18,6 +20,10 @@ if TYPE_CHECKING:
 @click.group()
 def profile() -> None:
     """Define security profiles and approve host states."""
+
+
+profile.add_command(lint)
+profile.add_command(predict)
 
 
 @profile.command()

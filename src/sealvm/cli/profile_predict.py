@@ -1,0 +1,84 @@
+"""`sealvm profile predict`: the state of a host after an update, before any host boots it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sealvm.cli.options import json_option
+from sealvm.cli.output import emit
+
+if TYPE_CHECKING:
+    from sealvm.attest.artefacts import Artefacts
+
+_ARTEFACT_BYTES_MAX = 1 << 30
+
+
+@click.command()
+@click.argument("profile_file", metavar="[PROFILE]", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--evidence", required=True, type=click.Path(path_type=Path), help="The saved evidence of the host that is updated."
+)
+@click.option("--uki", type=click.Path(path_type=Path), help="A unified kernel image that the firmware starts.")
+@click.option("--kernel", type=click.Path(path_type=Path), help="A kernel that the firmware or QEMU starts.")
+@click.option("--initrd", type=click.Path(path_type=Path), help="The initrd that is handed to the kernel.")
+@click.option("--cmdline", help="The kernel's options; with --qemu-memory without what QEMU adds.")
+@click.option("--qemu-memory", type=int, metavar="MIB", help="The kernel comes from QEMU's -kernel, on such a machine.")
+@json_option
+def predict(profile_file: Path | None, evidence: Path, **booted: Any) -> None:
+    """Compute the PCR values of a host's next boot, from its saved evidence and what it will boot.
+
+    Give --uki, or --kernel with --cmdline. With PROFILE (a YAML file) it says which requirements the new state meets.
+    Signs nothing. Firmware, its settings and the partition table are assumed to stay; docs/pcrs.md says what else is.
+    """
+    from sealvm.attest.evaluate import evaluate, render_evaluation
+    from sealvm.attest.predict import predict as predicted_state
+    from sealvm.attest.profile import load_profile
+    from sealvm.attest.reference import reference_of
+    from sealvm.attest.saved import SAVED_BYTES_MAX, load_saved_state
+    from sealvm.cli.files import read_text
+
+    artefacts = _artefacts(**booted)
+    judged = None if profile_file is None else load_profile(read_text(profile_file, "profile"), str(profile_file))
+    observed = load_saved_state(_read(evidence, SAVED_BYTES_MAX, "saved evidence"), str(evidence))
+    state = predicted_state(observed, artefacts)
+    changed = [pcr for pcr, value in state.pcr_values.items() if observed.pcr_values.get(pcr, value) != value]
+    data: dict[str, Any] = {**reference_of(state), "changed": changed}
+    lines = [
+        f"PCR {pcr:<2}  {value.hex()}{'  changed' if pcr in changed else ''}" for pcr, value in state.pcr_values.items()
+    ]
+    if judged is not None:
+        evaluation = evaluate(judged, state.evidence)
+        data["satisfied"] = evaluation.satisfied
+        data["requirements"] = [
+            {"name": one.name, "says": one.says, "met": one.met, "expected": one.expected, "detail": one.detail}
+            for one in evaluation.results
+        ]
+        lines += ["", *render_evaluation(evaluation)]
+    emit(data, lines)
+
+
+def _artefacts(
+    *, uki: Path | None, kernel: Path | None, initrd: Path | None, cmdline: str | None, qemu_memory: int | None
+) -> Artefacts:
+    from sealvm.attest.artefacts import DirectKernel, StubKernel, UnifiedKernel
+
+    if uki is not None:
+        if kernel or initrd or cmdline is not None or qemu_memory is not None:
+            raise click.UsageError("--uki holds kernel, initrd and options already")
+        return UnifiedKernel(_read(uki, _ARTEFACT_BYTES_MAX, "unified kernel image"))
+    if kernel is None or cmdline is None:
+        raise click.UsageError("give --uki, or --kernel with --cmdline")
+    image = _read(kernel, _ARTEFACT_BYTES_MAX, "kernel")
+    ramdisk = None if initrd is None else _read(initrd, _ARTEFACT_BYTES_MAX, "initrd")
+    if qemu_memory is not None:
+        return DirectKernel(image, cmdline, ramdisk, qemu_memory << 20)
+    return StubKernel(image, cmdline, ramdisk)
+
+
+def _read(path: Path, limit: int, what: str) -> bytes:
+    from sealvm.host.files import read_limited
+
+    return read_limited(path, limit, hint=f"name the file with the {what}")
