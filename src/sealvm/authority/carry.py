@@ -70,10 +70,7 @@ def carry(ctx: Context, tx: Transaction, actor: str, new: EpochRecord, planned: 
     for terms in planned.terms:
         rules.make_rule(ctx, tx, actor, new, terms)
     if planned.terms:
-        for light in tx.observed_values():
-            record = tx.observed(light.state_id)
-            if record is not None:
-                rules.judge(ctx, tx, record, new.profile)
+        rules.judge_all(ctx, tx, new.profile)
     return new_epoch(new.epoch, new.cell, planned, tuple(carried), tuple(pending))
 
 

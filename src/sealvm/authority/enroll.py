@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
-from sealvm.authority import admission, audit, bundle, pending
+from sealvm.authority import admission, audit, bundle, observed, pending, rules
 from sealvm.authority.ports import Context, Transaction
 from sealvm.authority.records import EnrollmentRecord, HostRecord, RootRecord, StateRecord
-from sealvm.authority.seal import keys_for
+from sealvm.authority.seal import keys_for, still_present
 from sealvm.authority.tokens import token_digest
 from sealvm.crypto.ec import keyid_of
 from sealvm.errors import EnrollmentRefused, Refusal
@@ -84,11 +84,13 @@ def finish(ctx: Context, message: EnrollFinish) -> SyncAnswer:
         _note_refusal(ctx, record.host, refusal)
         raise
     parent = proved.publics.import_parent
-    keys = keys_for(ctx, trust_class=proved.trust_class, import_parent_public=parent, have=())
-    envelope = bundle.current(ctx)
+    cell = _cell(ctx, record.host)
+    keys = keys_for(ctx, trust_class=proved.trust_class, import_parent_public=parent, have=(), cell=cell)
     with ctx.store.write() as tx:
         host = _store_host(ctx, tx, record, proved)
-    return answer(host, proved.state, keys, envelope)
+        rules.judge(ctx, tx, observed.note(ctx, tx, host, proved.state))
+    envelope = bundle.current(ctx)
+    return answer(host, proved.state, still_present(ctx, keys), envelope)
 
 
 def answer(host: HostRecord, state: ProvedState, keys: tuple[SealedKey, ...], envelope: bytes) -> SyncAnswer:
@@ -148,6 +150,12 @@ def _store_host(ctx: Context, tx: Transaction, record: EnrollmentRecord, proved:
         details["voided_request_key"] = known.request_keyid
     audit.record(ctx, tx, f"host {host.name}", audit.Action.HOST_ENROLLED, host.name, **details)
     return host
+
+
+def _cell(ctx: Context, name: str) -> str:
+    with ctx.store.read() as tx:
+        host = tx.host(name)
+    return host.cell if host is not None else ""
 
 
 def _note_refusal(ctx: Context, host: str, refusal: Refusal) -> None:

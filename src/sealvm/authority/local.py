@@ -30,9 +30,10 @@ from sealvm.store.atomic import write_atomic
 FIRST_OPERATOR = "admin"
 
 
-def create(directory: Path) -> None:
+def create(directory: Path, approver_point: bytes | None = None) -> None:
     """Make an authority in `directory`: keys, CA, database, operator token, first trust bundle.
 
+    `approver_point`: an approver whose private key is kept offline; without it that key is made here as well.
     ConflictError when there is one. The database appears last, complete; a run that was interrupted can be repeated.
     """
     database = directory / "authority.db"
@@ -47,13 +48,15 @@ def create(directory: Path) -> None:
     except OSError as error:
         raise StorageFault(f"{directory} cannot be prepared: {error.strerror}") from error
     custody = FileCustody.initialise(directory / "custody", directory / "credential")
-    create_keys(custody)
+    create_keys(custody, approver=approver_point is None)
     write_atomic(directory / "tls" / "ca.pem", make_ca(custody.scalar(TLS_CA_KEY), datetime.now(UTC)).encode(), 0o644)
     write_atomic(directory / "anchor.pub", spki_pem(custody.signer(BUNDLE_KEY).point).encode(), 0o644)
     token = encode_token(secrets.token_bytes(TOKEN_BYTES))
     write_atomic(directory / "operator-token", token.reveal() + b"\n", 0o600)
     store = SqlStore.create(unfinished)
-    initialise(_context(directory, custody, store, "https://127.0.0.1", frozenset()), FIRST_OPERATOR, token)
+    initialise(
+        _context(directory, custody, store, "https://127.0.0.1", frozenset()), FIRST_OPERATOR, token, approver_point
+    )
     store.close()
     try:
         unfinished.rename(database)

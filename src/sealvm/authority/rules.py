@@ -41,10 +41,7 @@ def add_rule(ctx: Context, actor: str, name: str, request: RuleRequest) -> list[
             return [_dry(tx, profile, epoch, request, match) for epoch in epochs]
         for epoch in epochs:
             make_rule(ctx, tx, actor, epoch, Terms(request.name, match, request.until_epoch))
-        for light in tx.observed_values():
-            record = tx.observed(light.state_id)
-            if record is not None:
-                judge(ctx, tx, record, profile.name)
+        judge_all(ctx, tx, name)
         bundle.publish(ctx, tx, actor)
         made = {epoch.key for epoch in epochs}
         return [_view(tx, rule) for rule in tx.rules(name) if rule.name == request.name and rule.key in made]
@@ -100,14 +97,27 @@ def list_rules(ctx: Context, name: str) -> list[RuleView]:
         return [_view(tx, rule) for rule in tx.rules(name)]
 
 
-def judge(ctx: Context, tx: Transaction, record: ObservedRecord, profile_name: str | None = None) -> None:
+def judge(ctx: Context, tx: Transaction, record: ObservedRecord) -> None:
     """Approve an observed state wherever a rule covers it and nobody approved it, and publish it. In a write."""
+    if _judge(ctx, tx, record, None):
+        bundle.publish(ctx, tx, "authority")
+
+
+def judge_all(ctx: Context, tx: Transaction, profile: str | None = None) -> None:
+    """The same for every observed state, for one profile or all; the caller publishes. In a write."""
+    if tx.rules(profile):
+        for light in tx.observed_values():
+            record = tx.observed(light.state_id)
+            if record is not None:
+                _judge(ctx, tx, record, profile)
+
+
+def _judge(ctx: Context, tx: Transaction, record: ObservedRecord, name: str | None) -> bool:
     approved = False
     for profile in tx.profiles():
-        if profile_name in (None, profile.name) and record.trust_class in profile.trust:
+        if name in (None, profile.name) and record.trust_class in profile.trust:
             approved |= _judge_for(ctx, tx, profile, record)
-    if approved and profile_name is None:
-        bundle.publish(ctx, tx, "authority")
+    return approved
 
 
 def covering(

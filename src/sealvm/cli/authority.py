@@ -16,13 +16,21 @@ def authority() -> None:
 
 
 @authority.command()
+@click.option(
+    "--approver-public",
+    type=click.Path(path_type=Path),
+    help="Public key (PEM) of a state approver that is kept offline; made by `sealvm approver init`.",
+)
 @authority_option
 @json_option
-def init(authority_dir: Path) -> None:
+def init(approver_public: Path | None, authority_dir: Path) -> None:
     """Make an authority: its keys, its private CA, its database and the first operator's token."""
     from sealvm.authority.local import create
+    from sealvm.cli.files import read_bytes
+    from sealvm.crypto.ec import point_from_pem
 
-    create(authority_dir)
+    point = None if approver_public is None else point_from_pem(read_bytes(approver_public, "approver's public key"))
+    create(authority_dir, point)
     emit(
         {"directory": str(authority_dir), "operator_token_file": str(authority_dir / "operator-token")},
         [
@@ -53,7 +61,13 @@ def root() -> None:
 
 @root.command("add")
 @click.argument("certificate", type=click.Path(path_type=Path))
-@click.option("--class", "trust_class", type=click.Choice(["hardware", "virtual", "lab"]), required=True)
+@click.option(
+    "--class",
+    "trust_class",
+    type=click.Choice(["hardware", "virtual", "lab"]),
+    required=True,
+    help="What these TPMs are; each profile says which classes it trusts.",
+)
 @authority_option
 @json_option
 def root_add(certificate: Path, trust_class: str, authority_dir: Path) -> None:

@@ -84,27 +84,27 @@ class AuthorityClient:
 
     def enroll_start(self, message: EnrollStart) -> EnrollChallenge:
         """Steps 1 and 2 of enrollment."""
-        return self._post("/v1/enroll/start", message, EnrollChallenge)
+        return self.post("/v1/enroll/start", message, EnrollChallenge)
 
     def enroll_finish(self, message: EnrollFinish) -> SyncAnswer:
         """Steps 3 and 4 of enrollment. The answer is not to be believed before `protocol.answer.accept_answer`."""
-        return self._post("/v1/enroll/finish", message, SyncAnswer)
+        return self.post("/v1/enroll/finish", message, SyncAnswer)
 
     def sync_challenge(self) -> SyncChallenge:
         """What to quote; as an enrolled host."""
-        return self._post("/v1/sync/challenge", None, SyncChallenge)
+        return self.post("/v1/sync/challenge", None, SyncChallenge)
 
     def sync(self, message: SyncRequest) -> SyncAnswer:
         """What is new; as an enrolled host. The answer is not to be believed before `accept_answer`."""
-        return self._post("/v1/sync", message, SyncAnswer)
+        return self.post("/v1/sync", message, SyncAnswer)
 
     def lease_challenge(self) -> LeaseChallenge:
         """What to quote for a lease; as an enrolled host."""
-        return self._post("/v1/leases/challenge", None, LeaseChallenge)
+        return self.post("/v1/leases/challenge", None, LeaseChallenge)
 
     def renew_lease(self, message: LeaseRequest) -> LeaseAnswer:
         """A lease for one profile key; as an enrolled host. The caller checks it by `protocol.lease.accept_answer`."""
-        return self._post("/v1/leases", message, LeaseAnswer)
+        return self.post("/v1/leases", message, LeaseAnswer)
 
     def bundle(self) -> bytes:
         """The trust bundle's envelope. The caller verifies it under the pinned anchor."""
@@ -118,73 +118,75 @@ class AuthorityClient:
 
     def add_root(self, certificate_pem: str, trust_class: str) -> list[RootView]:
         """Accept each CA certificate of a PEM bundle as an EK root of this class."""
-        return self._post(
+        return self.post(
             "/v1/roots", _made(RootRequest, certificate_pem=certificate_pem, trust_class=trust_class), list[RootView]
         )
 
     def roots(self) -> list[RootView]:
         """The accepted EK roots."""
-        return self._get("/v1/roots", list[RootView])
+        return self.get("/v1/roots", list[RootView])
 
     def register_host(self, name: str, ek_digest: str, valid_seconds: int = 86400) -> JoinTicket:
         """Register a host's EK (hex digest); its join ticket."""
         request = _made(RegisterRequest, name=name, ek_digest=ek_digest, valid_seconds=valid_seconds)
-        return self._post("/v1/hosts", request, JoinTicket)
+        return self.post("/v1/hosts", request, JoinTicket)
 
     def issue_ticket(self, name: str, valid_seconds: int = 86400) -> JoinTicket:
         """Another join ticket for a registered host."""
-        return self._post(
+        return self.post(
             f"/v1/hosts/{_path(name)}/ticket", _made(TicketRequest, valid_seconds=valid_seconds), JoinTicket
         )
 
     def hosts(self) -> list[HostView]:
         """All hosts."""
-        return self._get("/v1/hosts", list[HostView])
+        return self.get("/v1/hosts", list[HostView])
 
     def host(self, name: str) -> HostView:
         """One host."""
-        return self._get(f"/v1/hosts/{_path(name)}", HostView)
+        return self.get(f"/v1/hosts/{_path(name)}", HostView)
 
     def apply_profile(self, document: str) -> ProfileView:
         """Create a profile or replace its document."""
-        return self._post("/v1/profiles", _made(ApplyRequest, document=document), ProfileView)
+        return self.post("/v1/profiles", _made(ApplyRequest, document=document), ProfileView)
 
     def profiles(self) -> list[ProfileView]:
         """All profiles."""
-        return self._get("/v1/profiles", list[ProfileView])
+        return self.get("/v1/profiles", list[ProfileView])
 
     def profile(self, name: str) -> ProfileView:
         """One profile."""
-        return self._get(f"/v1/profiles/{_path(name)}", ProfileView)
+        return self.get(f"/v1/profiles/{_path(name)}", ProfileView)
 
     def approve(self, profile: str, host: str, *, dry_run: bool = False) -> list[ApprovalView]:
         """Approve the last verified state of `host`, for every epoch of `profile`; or say what that would do."""
         request = _made(ApproveRequest, host=host, dry_run=dry_run)
-        return self._post(f"/v1/profiles/{_path(profile)}/approvals", request, list[ApprovalView])
+        return self.post(f"/v1/profiles/{_path(profile)}/approvals", request, list[ApprovalView])
 
     def trust_provisioner(self, name: str, point: bytes, profiles: tuple[str, ...]) -> ProvisionerView:
         """Accept a provisioner's packages for `profiles`."""
         request = _made(ProvisionerRequest, name=name, point=point, profiles=profiles)
-        return self._post("/v1/provisioners", request, ProvisionerView)
+        return self.post("/v1/provisioners", request, ProvisionerView)
 
     def provisioners(self) -> list[ProvisionerView]:
         """The accepted provisioners."""
-        return self._get("/v1/provisioners", list[ProvisionerView])
+        return self.get("/v1/provisioners", list[ProvisionerView])
 
     def leases(self) -> list[LeaseView]:
         """The newest lease of each host and profile key."""
-        return self._get("/v1/leases", list[LeaseView])
+        return self.get("/v1/leases", list[LeaseView])
 
     def audit(self, after: int = 0, limit: int = 1000) -> list[AuditEntryView]:
         """Entries of the audit chain after a sequence number."""
-        return self._get(f"/v1/audit?after={after}&limit={limit}", list[AuditEntryView])
+        return self.get(f"/v1/audit?after={after}&limit={limit}", list[AuditEntryView])
 
     # the one way out
 
-    def _get(self, path: str, answer: type[T]) -> T:
+    def get(self, path: str, answer: type[T]) -> T:
+        """A GET of `path` (made of checked names), its answer read as `answer`."""
         return self._parsed(self._send("GET", path, b""), answer)
 
-    def _post(self, path: str, message: BaseModel | None, answer: type[T]) -> T:
+    def post(self, path: str, message: BaseModel | None, answer: type[T]) -> T:
+        """A POST of `message` to `path` (made of checked names), its answer read as `answer`."""
         body = b"" if message is None else message.model_dump_json().encode()
         return self._parsed(self._send("POST", path, body), answer)
 

@@ -5,20 +5,31 @@ Requests and views with limits (docs/spec/http-api-v1.md, sections "Approvals" a
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
+from sealvm.crypto import canonical
 from sealvm.protocol.messages import EVENT_LOG_BYTES_LIMIT, PREIMAGE_BYTES_LIMIT, PREIMAGES_LIMIT, Message, QuotedState
-from sealvm.protocol.operator import DifferenceView, RequirementView
-from sealvm.statements.encoding import Base64Bytes, CellName, Digest, Epoch, Moment, ObjectName, PcrIndex, Point
+from sealvm.protocol.operator import ApproveRequest, DifferenceView, RequirementView
+from sealvm.statements.encoding import (
+    Base64Bytes,
+    CellName,
+    Digest,
+    Epoch,
+    Moment,
+    ObjectName,
+    PcrIndex,
+    Point,
+    parse_message,
+)
 
-EVIDENCE_FORMAT = "sealvm-host-evidence-v1"
-PREDICTION_FORMAT = "sealvm-predicted-state-v1"
-REQUEST_FORMAT = "sealvm-approver-request-v1"
-ANSWER_FORMAT = "sealvm-approver-answer-v1"
+EVIDENCE_FORMAT: Final = "sealvm-host-evidence-v1"
+PREDICTION_FORMAT: Final = "sealvm-predicted-state-v1"
+REQUEST_FORMAT: Final = "sealvm-approver-request-v1"
+ANSWER_FORMAT: Final = "sealvm-approver-answer-v1"
 EVIDENCE_BYTES_LIMIT = 4 * 1024 * 1024
-REQUESTS_LIMIT = 1024
+REQUESTS_LIMIT = 256
 REQUEST_BYTES_LIMIT = 256 * 1024 * 1024
 
 Log = Annotated[Base64Bytes, Field(max_length=EVENT_LOG_BYTES_LIMIT)]
@@ -284,3 +295,36 @@ class InventoryTaken(Message):
     """The authority has the report."""
 
     taken: bool
+
+
+class PredictedRequest(Message):
+    """Approve a predicted state; `approval` names neither host nor state."""
+
+    approval: ApproveRequest
+    prediction: Prediction
+
+
+_EVIDENCE: TypeAdapter[Evidence] = TypeAdapter(Evidence)
+_PREDICTION: TypeAdapter[Prediction] = TypeAdapter(Prediction)
+_REQUEST: TypeAdapter[ApproverRequest] = TypeAdapter(ApproverRequest)
+_ANSWER: TypeAdapter[ApproverAnswer] = TypeAdapter(ApproverAnswer)
+
+
+def parse_evidence(data: bytes) -> Evidence:
+    """A file that `sealvm host evidence` wrote; MalformedError."""
+    return parse_message(_EVIDENCE, canonical.loads(data, "evidence", EVIDENCE_BYTES_LIMIT), "evidence")
+
+
+def parse_prediction(data: bytes) -> Prediction:
+    """A file that `sealvm profile predict` wrote; MalformedError."""
+    return parse_message(_PREDICTION, canonical.loads(data, "prediction", EVIDENCE_BYTES_LIMIT), "prediction")
+
+
+def parse_approver_request(data: bytes) -> ApproverRequest:
+    """A file that `sealvm approver request` wrote; MalformedError."""
+    return parse_message(_REQUEST, canonical.loads(data, "approver request", REQUEST_BYTES_LIMIT), "approver request")
+
+
+def parse_approver_answer(data: bytes) -> ApproverAnswer:
+    """A file that `sealvm approver sign` wrote; MalformedError."""
+    return parse_message(_ANSWER, canonical.loads(data, "approver answer", EVIDENCE_BYTES_LIMIT), "approver answer")

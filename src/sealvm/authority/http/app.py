@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from sealvm.authority.http import admission_routes, host_routes, operator_routes, problems
+from sealvm.authority.http import admission_routes, host_routes, operator_routes, problems, trust_routes
 from sealvm.authority.http.limits import BodyLimit
 from sealvm.authority.ports import Context
 from sealvm.protocol.operator import Problem
@@ -30,6 +30,7 @@ def create_app(ctx: Context) -> FastAPI:
     app.include_router(host_routes.router, responses=PROBLEM_RESPONSES)
     app.include_router(admission_routes.router, responses=PROBLEM_RESPONSES)
     app.include_router(operator_routes.router, responses=PROBLEM_RESPONSES)
+    app.include_router(trust_routes.router, responses=PROBLEM_RESPONSES)
 
     @app.get("/healthz", tags=["health"])
     def health() -> dict[str, str]:

@@ -1,6 +1,6 @@
 """What a caller may send: bodies that end in time and are no longer than their route needs, and unambiguous JSON.
 
-Only the two routes that take event logs accept 4 MiB; all others 512 KiB.
+Only the routes that take event logs accept 4 MiB; all others 512 KiB.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from sealvm.protocol.messages import MESSAGE_BYTES_LIMIT
 
 BODY_SECONDS = 30.0
 BODY_BYTES_LIMIT = 512 * 1024
-WITH_EVENT_LOG = frozenset({"/v1/enroll/finish", "/v1/sync"})
+WITH_EVENT_LOG = frozenset({"/v1/enroll/finish", "/v1/sync", "/v1/evidence"})
+WITH_PREDICTION = "/predicted"
 
 
 class BodyLimit:
@@ -34,7 +35,9 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limit = MESSAGE_BYTES_LIMIT if scope["path"] in WITH_EVENT_LOG else BODY_BYTES_LIMIT
+        path = scope["path"]
+        long = path in WITH_EVENT_LOG or path.endswith(WITH_PREDICTION)
+        limit = MESSAGE_BYTES_LIMIT if long else BODY_BYTES_LIMIT
         await self._app(scope, self._limited(receive, limit), send)
 
     def _limited(self, receive: Receive, limit: int) -> Receive:
