@@ -5,11 +5,11 @@
 3. It is not older than the highest version of its lineage that this host has started.
 4. K is unwrapped: the TPM uses a profile key only in a state that was approved for it; the commitment is checked.
 5. A fresh key for the writable disk is made out of K and a share that is wrapped to the same profiles.
-6. Block server, storage daemon and QEMU start; nothing is decrypted to disk.
-7. The version is remembered.
+6. The version is remembered, unless a newer one was meanwhile: from now on an older one is refused, whatever follows.
+7. Block server, storage daemon and QEMU start; nothing is decrypted to disk.
 
-A failure at any step undoes those before it. No network is used, but that in step 4 the authority is asked once for the
-lease of a leased profile that has none; without the authority that is a refusal.
+A failure at any step undoes those before it, but not step 6. No network is used, but that in step 4 the authority is
+asked once for the lease of a leased profile that has none; without the authority that is a refusal.
 """
 
 from __future__ import annotations
@@ -100,8 +100,9 @@ def launch(config: HostConfig, reference: Reference, options: LaunchOptions, hyp
         cpus=options.cpus,
         labels={"reference": str(reference), "provisioner": package.provisioner_keyid},
     )
+    lineages.remember(config.directory, package.header)  # 6
     with steps.step("start"):
-        launched = launch_instance(  # 6
+        launched = launch_instance(  # 7
             config.directory,
             spec,
             Keys(key, overlay_key),
@@ -109,12 +110,11 @@ def launch(config: HostConfig, reference: Reference, options: LaunchOptions, hyp
             start_block_server=start_block_server,
             hypervisor=hypervisor,
         )
-    lineages.remember(config.directory, package.header)  # 7
     return LaunchReport(launched, package, opener.tpm_seconds, opener.uses, steps)
 
 
 def start(config: HostConfig, name: str, hypervisor: Hypervisor) -> LaunchReport:
-    """Start a stopped instance again, from its own disk: steps 1, 2, 4 and 6, with the disk's key out of its wrap.
+    """Start a stopped instance again, from its own disk: steps 1, 2, 4 and 7, with the disk's key out of its wrap.
 
     The version is not checked again: the instance exists. Raises as `launch`, NotFoundError when its package is gone.
     """

@@ -1,4 +1,4 @@
-"""The highest version of every lineage that this host has started: HOST/lineages.json (package-v1.md, section 10).
+"""The highest version of every lineage that this host was about to start: HOST/lineages.json (package-v1.md, 10).
 
 Protects against an older package in place of a newer one; not against whoever rewrites this host's own files, which a
 launch order that names the exact package does.
@@ -30,10 +30,14 @@ def check(host_dir: Path, header: Header) -> None:
 
 
 def remember(host_dir: Path, header: Header) -> None:
-    """Keep the header's version, if it is the highest. Raises MalformedError, StorageFault."""
+    """Keep the header's version, if it is the highest. To be called before anything of the package starts.
+
+    Raises RollbackRefused when a newer one was remembered since `check`, MalformedError, StorageFault.
+    """
     with _exclusive(host_dir):
         versions = _read(host_dir)
         lineage = header.lineage.hex()
+        check_version(header, versions.get(lineage))
         if header.version > versions.get(lineage, 0):
             write_atomic(host_dir / FILE, canonical.dumps({**versions, lineage: header.version}), 0o600)
 
