@@ -36,6 +36,7 @@ from sealvm.tcg.eventlog import extends, parse_event_log
 DEFAULT_HOSTS: Mapping[str, str] = {"host-1": "good", "host-2": "good", "host-3": "tampered"}
 START_LIMIT_SECONDS = 30.0
 STOP_LIMIT_SECONDS = 10.0
+_LAST_WORDS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,14 +164,15 @@ class Lab:
         if port.exists():
             command += ["--port", port.read_text()]
         with (self.authority_dir / "serve.log").open("ab") as log:
+            earlier = log.tell()
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
         deadline = time.monotonic() + START_LIMIT_SECONDS
         while not endpoint.exists():
             if process.poll() is not None or time.monotonic() > deadline:
-                last = (self.authority_dir / "serve.log").read_text(errors="replace").strip().splitlines()[-1:]
-                raise EnvironmentFault(f"the authority did not start: {' '.join(last)}")
+                words = (self.authority_dir / "serve.log").read_bytes()[earlier:].decode(errors="replace").split()
+                raise EnvironmentFault(f"the authority did not start: {' '.join(words[-_LAST_WORDS:])}")
             time.sleep(0.02)
         write_atomic(port, json.loads(endpoint.read_text())["url"].rpartition(":")[2].encode(), 0o600)
         return process.pid
