@@ -92,10 +92,13 @@ def read_preimages(config: HostConfig) -> tuple[bytes, ...]:
         return ()
     data = read_limited(config.preimages, PREIMAGES_FILE_LIMIT_BYTES, hint="correct its path in host.json")
     listed = canonical.loads(data, str(config.preimages), PREIMAGES_FILE_LIMIT_BYTES)
+    expected = f"{config.preimages}: expected a list of base64 strings"
+    if not isinstance(listed, list):
+        raise MalformedError(expected)
     try:
         return tuple(base64.b64decode(preimage, validate=True) for preimage in listed)
     except (TypeError, ValueError, binascii.Error) as problem:
-        raise MalformedError(f"{config.preimages}: expected a list of base64 strings") from problem
+        raise MalformedError(expected) from problem
 
 
 def explain_host(config: HostConfig, profiles: Collection[str] | None = None) -> list[ProfileAnswer]:
