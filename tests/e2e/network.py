@@ -221,7 +221,7 @@ def _in_use(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def enrolled_network() -> Iterator[Network]:
+def make_network() -> Iterator[Network]:
     """A new network, in a folder with a path short enough for sockets; gone afterwards."""
     work = Path(tempfile.mkdtemp(prefix="e2e-", dir="/tmp"))
     network = Network(work)
