@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter
 
@@ -23,6 +23,7 @@ CONFIG_LIMIT_BYTES = 16 * 1024
 SYSTEM_TCTI = "device:/dev/tpmrm0"
 SYSTEM_EVENT_LOG = "/sys/kernel/security/tpm0/binary_bios_measurements"
 
+EkKind = Literal["", "ecc", "rsa"]
 _Text = Annotated[str, Field(max_length=4096)]
 
 
@@ -39,6 +40,7 @@ class _HostFile:
     authority_url: _Text = ""
     ca_file: _Text = ""
     ek_chain: _Text = ""
+    ek: EkKind = ""
 
 
 _ADAPTER: TypeAdapter[_HostFile] = TypeAdapter(_HostFile)
@@ -50,7 +52,8 @@ class HostConfig:
 
     `tcti` is the TPM's address as tss2 writes it. `preimages` is a JSON file, a list of base64 strings, `ca_file`
     the PEM by which the authority's TLS certificate is checked, `ek_chain` a PEM file with the intermediates
-    of the EK certificate; each is None where there is none.
+    of the EK certificate; each is None where there is none. `ek` is the kind of EK to enroll with where the TPM has
+    certificates for both; "" takes what is there, ECC first.
     """
 
     directory: Path
@@ -61,6 +64,7 @@ class HostConfig:
     authority_url: str = ""
     ca_file: Path | None = None
     ek_chain: Path | None = None
+    ek: EkKind = ""
 
     @property
     def tpm_lock(self) -> Path:
@@ -92,13 +96,19 @@ def load_host(directory: Path) -> HostConfig:
         authority_url=file.authority_url,
         ca_file=optional(file.ca_file),
         ek_chain=optional(file.ek_chain),
+        ek=file.ek,
     )
 
 
 def save_host(config: HostConfig) -> None:
     """Write host.json (mode 0600), whole or not at all; makes the directory (mode 0700)."""
     config.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fields: dict[str, Any] = {"name": config.name, "tcti": config.tcti, "authority_url": config.authority_url}
+    fields: dict[str, Any] = {
+        "name": config.name,
+        "tcti": config.tcti,
+        "authority_url": config.authority_url,
+        "ek": config.ek,
+    }
     for name in ("eventlog", "preimages", "ca_file", "ek_chain"):
         path: Path | None = getattr(config, name)
         inside = path is not None and path.is_relative_to(config.directory)

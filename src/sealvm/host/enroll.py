@@ -24,7 +24,7 @@ from sealvm.host.sync import SyncReport, exclusive, quoted_state, store_answer
 from sealvm.protocol import enroll as protocol
 from sealvm.protocol.messages import EnrollChallenge, EnrollFinish, EnrollStart, JoinTicket
 from sealvm.store.atomic import write_atomic
-from sealvm.tcg.ekcert import ek_digest
+from sealvm.tcg.ekcert import MAX_INTERMEDIATES, ek_digest, split_certificates
 from sealvm.tpm import identity, keys
 from sealvm.tpm.connection import Tpm
 from sealvm.tpm.identity import HostIdentityBlobs
@@ -36,7 +36,7 @@ CHAIN_LIMIT_BYTES = 64 * 1024
 def read_ek_digest(config: HostConfig) -> str:
     """What an operator registers for this host: the digest of its EK, hex. TpmAwayFault, NotFoundError without one."""
     with config.open_tpm() as tpm:
-        nv_index, _certificate = identity.read_ek_certificate(tpm)
+        nv_index, _certificate = identity.read_ek_certificate(tpm, identity.EK_ORDERS[config.ek])
         return ek_digest(identity.create_ek(tpm, nv_index))
 
 
@@ -59,7 +59,7 @@ def enroll(directory: Path, ticket: JoinTicket) -> SyncReport:
         )
     with exclusive(config), AuthorityClient(ticket.url, ticket.ca_pem) as client:
         with config.open_tpm() as tpm:
-            blobs = _blobs(tpm, Keyring(directory))  # 1
+            blobs = _blobs(tpm, config)  # 1
             start = _start(tpm, config, blobs, ticket)
         challenge = client.enroll_start(start)  # 2
         config = _remember(config, ticket, blobs)
@@ -104,24 +104,35 @@ def start_message(
     )
 
 
-def _blobs(tpm: Tpm, keyring: Keyring) -> HostIdentityBlobs:
-    """The keys of an earlier enrollment while they are this TPM's, so that profile keys stay usable; or new ones."""
+def _blobs(tpm: Tpm, config: HostConfig) -> HostIdentityBlobs:
+    """The keys of an earlier enrollment while they are this TPM's, so that profile keys stay usable; or new ones.
+
+    Where the host now prefers another kind of EK, only the EK changes: all other keys lie in the same TPM.
+    """
+    order = identity.EK_ORDERS[config.ek]
     try:
-        blobs = keyring.identity().blobs
+        blobs = Keyring(config.directory).identity().blobs
     except NotFoundError:
-        return identity.provision(tpm)
+        return identity.provision(tpm, order)
     same_ek = identity.create_ek(tpm, blobs.ek_nv_index) == blobs.ek_public
-    if same_ek and keys.ensure_srk(tpm) == blobs.srk_public:
+    if not same_ek or keys.ensure_srk(tpm) != blobs.srk_public:
+        return identity.provision(tpm, order)
+    nv_index, _certificate = identity.read_ek_certificate(tpm, order)
+    if nv_index == blobs.ek_nv_index:
         return blobs
-    return identity.provision(tpm)
+    return dataclasses.replace(blobs, ek_nv_index=nv_index, ek_public=identity.create_ek(tpm, nv_index))
 
 
 def _start(tpm: Tpm, config: HostConfig, blobs: HostIdentityBlobs, ticket: JoinTicket) -> EnrollStart:
-    return start_message(tpm, blobs, ticket.token, _intermediates(config))
+    between = dict.fromkeys((*_intermediates(config), *split_certificates(identity.read_ek_chain(tpm))))
+    return start_message(tpm, blobs, ticket.token, tuple(between)[:MAX_INTERMEDIATES])
 
 
 def _intermediates(config: HostConfig) -> tuple[bytes, ...]:
-    """The CA certificates between EK certificate and root, DER, as the operator laid them beside the host."""
+    """The CA certificates between EK certificate and root, DER, as the operator laid them beside the host.
+
+    The maker's own, in the TPM's NV memory, come after them.
+    """
     if config.ek_chain is None:
         return ()
     pem = read_limited(config.ek_chain, CHAIN_LIMIT_BYTES, hint="correct its path in host.json")
@@ -140,9 +151,11 @@ def _remember(config: HostConfig, ticket: JoinTicket, blobs: HostIdentityBlobs) 
     save_host(config)
     keyring = Keyring(config.directory)
     held = keyring.keys()
-    if not keyring.enrolled or keyring.identity().blobs != blobs:
-        for key in held:  # sealed under an import parent that is gone: dead, and not to be claimed at a sync
-            keyring.remove_key(key.profile, key.epoch, key.cell)
+    known = keyring.identity().blobs if keyring.enrolled else None
+    if known != blobs:
+        if known is None or known.import_parent_public != blobs.import_parent_public:
+            for key in held:  # sealed under an import parent that is gone: dead, and not to be claimed at a sync
+                keyring.remove_key(key.profile, key.epoch, key.cell)
         keyring.save_identity(HostIdentity(blobs, blobs.srk_name))
     try:
         floor = keyring.anchor()

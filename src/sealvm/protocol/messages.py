@@ -24,6 +24,7 @@ from sealvm.statements.encoding import (
     Point,
     parse_message,
 )
+from sealvm.tcg.ekcert import MAX_INTERMEDIATES
 from sealvm.tcg.eventlog import LOG_BYTES_MAX
 
 MESSAGE_BYTES_LIMIT = 4 * 1024 * 1024
@@ -52,7 +53,7 @@ class EnrollStart(Message):
 
     token: Annotated[str, Field(min_length=20, max_length=128, pattern=r"^[A-Za-z0-9_-]+$")] = Field(repr=False)
     ek_certificate: Certificate
-    ek_intermediates: Annotated[tuple[Certificate, ...], Field(max_length=4)] = ()
+    ek_intermediates: Annotated[tuple[Certificate, ...], Field(max_length=MAX_INTERMEDIATES)] = ()
     ek_public: PublicArea
     ak_public: PublicArea
     srk_public: PublicArea

@@ -73,15 +73,22 @@ def strip_padding(data: bytes, what: str = "ek certificate") -> bytes:
     MalformedError when it does not begin with a complete DER SEQUENCE, is longer than 8192 bytes, or is followed by
     anything else.
     """
-    if len(data) < 4 or data[0] != 0x30 or data[1] not in (0x81, 0x82):
-        raise MalformedError(f"{what}: does not begin with a DER certificate")
-    length_bytes = data[1] & 0x7F
-    total = 2 + length_bytes + int.from_bytes(data[2 : 2 + length_bytes], "big")
-    if total > min(len(data), MAX_CERTIFICATE_BYTES):
-        raise MalformedError(f"{what}: {total} bytes announced, {len(data)} are there")
+    total = _der_size(data, what)
     if data[total:].strip(b"\0") and data[total:].strip(b"\xff"):
         raise MalformedError(f"{what}: {len(data) - total} bytes follow it that are no padding")
     return data[:total]
+
+
+def split_certificates(data: bytes, what: str = "ek chain") -> tuple[bytes, ...]:
+    """The DER certificates that follow each other in `data`, without the padding at its end. MalformedError."""
+    found: list[bytes] = []
+    while data.strip(b"\0") and data.strip(b"\xff"):
+        size = _der_size(data, what)
+        found.append(data[:size])
+        data = data[size:]
+        if len(found) > MAX_INTERMEDIATES:
+            raise MalformedError(f"{what}: more than {MAX_INTERMEDIATES} certificates")
+    return tuple(found)
 
 
 def verify_ek_certificate(
@@ -162,6 +169,17 @@ def ek_matches(public_key: PublicKey, ek_public: bytes) -> None:
 def ek_digest(ek_public: bytes) -> str:
     """What an operator registers of an EK: lower-case hex SHA-256 of its TPMT_PUBLIC. MalformedError if it is none."""
     return hashlib.sha256(parse_public(ek_public, "ek").raw).hexdigest()
+
+
+def _der_size(data: bytes, what: str) -> int:
+    """How long the DER SEQUENCE is with which `data` begins."""
+    if len(data) < 4 or data[0] != 0x30 or data[1] not in (0x81, 0x82):
+        raise MalformedError(f"{what}: does not begin with a DER certificate")
+    length_bytes = data[1] & 0x7F
+    total = 2 + length_bytes + int.from_bytes(data[2 : 2 + length_bytes], "big")
+    if total > min(len(data), MAX_CERTIFICATE_BYTES):
+        raise MalformedError(f"{what}: {total} bytes announced, {len(data)} are there")
+    return total
 
 
 def _load(der: bytes, what: str) -> x509.Certificate:

@@ -36,6 +36,14 @@ EK_TEMPLATES = {
     0x01C00002: templates.EK_RSA2048,
 }
 """NV indices of EK certificates and the templates of their keys, preferred first: ECC primaries are made faster."""
+EK_ORDERS = {
+    "": tuple(EK_TEMPLATES),
+    "ecc": tuple(EK_TEMPLATES),
+    "rsa": (0x01C00002, 0x01C00016, 0x01C0000A),
+}
+"""In which order EK certificates are looked for, by the kind of EK that a host prefers ("": no preference)."""
+EK_CHAIN_INDICES = range(0x01C00100, 0x01C00110)
+"""Where makers lay the certificates between EK certificate and root (TCG EK Credential Profile, section 2.2)."""
 EK_CERTIFICATE_LIMIT_BYTES = 8192
 _NV_CHUNK_BYTES = 512
 _USER_WITH_AUTH = 0x00000040
@@ -72,24 +80,42 @@ def read_ek_certificate(tpm: Tpm, indices: Iterable[int] = tuple(EK_TEMPLATES)) 
         handle = tpm.persistent(index)
         if handle is None:
             continue
-        public, _name = tpm.run("nv_read_public", "reading the EK certificate", nv_index=handle)
-        size = min(int(public.nvPublic.dataSize), EK_CERTIFICATE_LIMIT_BYTES)
-        data = b""
-        while len(data) < size:
-            part = tpm.run(
-                "nv_read",
-                "reading the EK certificate",
-                nv_index=handle,
-                size=min(_NV_CHUNK_BYTES, size - len(data)),
-                offset=len(data),
-                session1=ESYS_TR.PASSWORD,
-            )
-            data += bytes(part)
-        return index, data
+        return index, _nv_contents(tpm, handle, "reading the EK certificate")
     raise NotFoundError(
         "this TPM holds no EK certificate at NV " + " or ".join(f"{index:08x}" for index in wanted),
         hint="its maker did not store one; a host cannot enroll without",
     )
+
+
+def read_ek_chain(tpm: Tpm) -> bytes:
+    """The certificates that the maker laid beside the EK certificate, one after the other; empty where it laid none.
+
+    Untrusted, as everything from outside: `tcg.ekcert.split_certificates` takes them apart.
+    """
+    data = b""
+    for index in EK_CHAIN_INDICES:
+        handle = tpm.persistent(index)
+        if handle is None:
+            break
+        data += _nv_contents(tpm, handle, "reading the EK certificate chain")
+    return data
+
+
+def _nv_contents(tpm: Tpm, handle: Any, doing: str) -> bytes:
+    public, _name = tpm.run("nv_read_public", doing, nv_index=handle)
+    size = min(int(public.nvPublic.dataSize), EK_CERTIFICATE_LIMIT_BYTES)
+    data = b""
+    while len(data) < size:
+        part = tpm.run(
+            "nv_read",
+            doing,
+            nv_index=handle,
+            size=min(_NV_CHUNK_BYTES, size - len(data)),
+            offset=len(data),
+            session1=ESYS_TR.PASSWORD,
+        )
+        data += bytes(part)
+    return data
 
 
 @contextmanager
@@ -113,13 +139,15 @@ def create_ek(tpm: Tpm, nv_index: int) -> bytes:
         return public
 
 
-def provision(tpm: Tpm) -> HostIdentityBlobs:
+def provision(tpm: Tpm, ek_indices: Iterable[int] = tuple(EK_TEMPLATES)) -> HostIdentityBlobs:
     """Make a host's keys: the SRK where there is none, a new import parent (persisted), a new request key.
+
+    The EK is the one of the first certificate that the TPM has at `ek_indices`.
 
     Profile keys imported under an earlier import parent load only with that one's blob. Raises NotFoundError when the
     TPM has no EK certificate, TpmFault when a hierarchy wants a password.
     """
-    nv_index, _certificate = read_ek_certificate(tpm)
+    nv_index, _certificate = read_ek_certificate(tpm, ek_indices)
     ek_public = create_ek(tpm, nv_index)
     with _ak(tpm) as (_handle, ak_public):
         pass
