@@ -155,7 +155,8 @@ def test_without_the_authority_a_lease_serves_to_its_end(ready: HostConfig) -> N
         renew(away)
     assert use(away)
     boot(ready)
-    with pytest.raises(StateRefused, match=r"renewing it failed: the authority at https://127\.0\.0\.1:1 does not answer"):
+    message = r"renewing it failed: the authority at https://127\.0\.0\.1:1 does not answer"
+    with pytest.raises(StateRefused, match=message):
         use(away, lease.renew)
 
 

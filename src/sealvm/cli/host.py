@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sealvm.cli.host_lease import lease
 from sealvm.cli.options import SYSTEM, authority_option, host_argument, json_option
 from sealvm.cli.output import emit, note, table
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 @click.group()
 def host() -> None:
     """Enroll hosts, keep them in step, explain what they can open."""
+
+
+host.add_command(lease)
 
 
 @host.command()

@@ -69,6 +69,10 @@ class Hypervisor(Protocol):
         """Let the guest run."""
         ...
 
+    def pause(self, machine: Machine) -> None:
+        """Stop the guest's processors; its memory and disk stay as they are until `resume`."""
+        ...
+
     def state(self, machine: Machine) -> RunState:
         """What the machine does; STOPPED when its process is gone, UNKNOWN when it does not say."""
         ...

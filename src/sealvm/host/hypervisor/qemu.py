@@ -55,6 +55,11 @@ class Qemu:
         with _control(machine) as qmp:
             qmp.execute("cont")
 
+    def pause(self, machine: Machine) -> None:
+        """Stop the guest's processors."""
+        with _control(machine) as qmp:
+            qmp.execute("stop")
+
     def state(self, machine: Machine) -> RunState:
         """What QEMU says the machine does; STOPPED when the process is gone, UNKNOWN when it does not answer."""
         if not machine.process.alive():
