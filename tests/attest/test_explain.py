@@ -15,7 +15,18 @@ from sealvm.attest.words import UNKNOWN, words_for
 from sealvm.errors import MalformedError
 from sealvm.lab.recording import RECORDINGS, load_recording
 from sealvm.tcg.events_types import EVENT_TYPES
-from tests.attest.logs import QUOTED, E, boot, booted, program, recorded, secure_boot, separator, verified
+from tests.attest.logs import (
+    BOOTS_WITH_SHA256,
+    QUOTED,
+    E,
+    boot,
+    booted,
+    program,
+    recorded,
+    secure_boot,
+    separator,
+    verified,
+)
 from tests.attest.test_evaluate import STARTER
 
 REFERENCE = Path(__file__).parents[2] / "docs/profiles.md"
@@ -78,6 +89,18 @@ def test_ima_that_moved_is_told_as_such() -> None:
     assert moved.what == "files that Linux measured (IMA)"
     assert moved.found.startswith("3 entries in IMA's log")
     assert "leave PCR 10 out" in moved.advice
+
+
+@pytest.mark.parametrize("approved", BOOTS_WITH_SHA256)
+def test_any_recorded_boot_is_explained_against_any_other(approved: str) -> None:
+    reference = reference_of(booted(approved))
+    for found in BOOTS_WITH_SHA256:
+        explanation = explain(SMALL, [reference], booted(found))
+        same = {one.pcr for one in explanation.differences} == set()
+        assert explanation.satisfied == same
+        assert all(one.what and one.advice and one.approved != one.found for one in explanation.differences)
+        assert bool(explanation.to_do) != same
+        assert all(line.isprintable() for line in render(explanation))
 
 
 def test_a_kernel_update_is_told_by_its_program() -> None:

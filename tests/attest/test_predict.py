@@ -6,8 +6,11 @@ That predictions equal what real boots measure is shown by test_predict_boot.py.
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sealvm.attest.artefacts import Artefacts, DirectKernel, StubKernel, UnifiedKernel, as_qemu_loads_it
 from sealvm.attest.explain import reference_of, render
@@ -20,6 +23,7 @@ from sealvm.tcg.authenticode import authenticode_digest
 from tests.attest.logs import E, boot, booted, log_of, secure_boot, separator, verified
 from tests.attest.pe import bzimage, kernel, uki
 
+OBSERVED = verified(boot(p7=[secure_boot(b"\0"), separator(7)]))
 CMDLINE = "root=/dev/vda ro"
 OFF = {"p7": [secure_boot(b"\0"), separator(7)]}
 PROFILE = f"""
@@ -158,6 +162,22 @@ def test_what_cannot_be_predicted_is_refused_by_name(
 def test_qemu_takes_no_other_kernel_or_memory(image: bytes, memory: int, message: str) -> None:
     with pytest.raises(MalformedError, match=message):
         as_qemu_loads_it(image, 6, memory)
+
+
+@given(st.data())
+def test_damaged_artefacts_give_a_state_or_a_typed_error(data: st.DataObject) -> None:
+    image, plain = bytearray(uki()), bytearray(bzimage())
+    for _ in range(data.draw(st.integers(1, 4))):
+        image[data.draw(st.integers(0, 0x400))] = data.draw(st.integers(0, 255))
+        plain[data.draw(st.integers(0, 0x300))] = data.draw(st.integers(0, 255))
+    damaged = (
+        UnifiedKernel(bytes(image)),
+        StubKernel(bytes(plain), "ro"),
+        DirectKernel(bytes(plain), "ro", b"i", 1 << 29),
+    )
+    for artefacts in damaged:
+        with suppress(MalformedError, ConflictError):
+            predict(OBSERVED, artefacts)
 
 
 def test_a_host_that_boots_by_shim_is_not_predicted() -> None:
