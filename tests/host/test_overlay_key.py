@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sealvm.crypto.labels import label_digest
-from sealvm.errors import HypervisorFault, IntegrityRefused
+from sealvm.errors import HypervisorFault, InputError, IntegrityRefused, NoRecipientRefused
 from sealvm.host.overlay_key import new_overlay_key, unwrap_overlay_key
 from sealvm.host.storage import DiskSpec, create_disk, open_disk
 from sealvm.package.header import Header
@@ -37,7 +37,7 @@ def spec(grub_image: Path, runtime: Path, tmp_path: Path) -> Iterator[DiskSpec]:
     server.stop()
 
 
-def bundle_of(*refs: ProfileKeyRef) -> TrustBundle:
+def bundle_of(*refs: ProfileKeyRef, closed: int = 0) -> TrustBundle:
     """A bundle as its reader sees it; who signed it is not looked at here."""
     now = parse_time("2026-11-23T12:00:00Z", "now")
     epochs = tuple(
@@ -50,6 +50,7 @@ def bundle_of(*refs: ProfileKeyRef) -> TrustBundle:
             public=b"",
             approver_point=ref.point,
             approvals=(),
+            wraps=ref.epoch != closed,
         )
         for ref in refs
     )
@@ -98,3 +99,13 @@ def test_another_packages_key_does_not_do(built: Built) -> None:
     key, wrap = new_overlay_key(built.header, NAME, bundle_of(*refs_of(built.keys)), built.key)
     other = Secret(os.urandom(32))
     assert unwrap_overlay_key(wrap, built.header, NAME, built.keys, other) != key
+
+
+def test_an_epoch_that_is_closed_gets_no_new_disk(built: Built) -> None:
+    withdrawn = SoftwareKeys()
+    bundle = bundle_of(*refs_of(built.keys), withdrawn.add("p", 7), closed=7)
+    _key, wrap = new_overlay_key(built.header, NAME, bundle, built.key)
+    with pytest.raises(NoRecipientRefused):
+        unwrap_overlay_key(wrap, built.header, NAME, withdrawn, built.key)
+    with pytest.raises(InputError, match="no key of profile"):
+        new_overlay_key(built.header, NAME, bundle_of(withdrawn.add("p", 7), closed=7), built.key)

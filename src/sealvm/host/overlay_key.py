@@ -29,10 +29,10 @@ OVERLAY_KEY_BYTES = 32
 
 
 def new_overlay_key(header: Header, instance_id: str, bundle: TrustBundle, package_key: Secret) -> tuple[Secret, bytes]:
-    """A fresh key for the disk of an instance, and its share wrapped to every key the bundle lists for its profiles.
+    """A fresh key for the disk of an instance, and its share, wrapped to every key that is open for its profiles.
 
-    `package_key` is K, which passed the header's commitment. Raises InputError when the bundle lists no key for one of
-    the profiles.
+    `package_key` is K, which passed the header's commitment. Raises InputError when the bundle keeps no key of one of
+    the profiles open.
     """
     share = Secret(secrets.token_bytes(OVERLAY_KEY_BYTES))
     wanted = set(leaves_of(header.expression))
@@ -41,6 +41,7 @@ def new_overlay_key(header: Header, instance_id: str, bundle: TrustBundle, packa
         for profile in bundle.profiles
         if profile.name in wanted
         for epoch in profile.epochs
+        if epoch.wraps  # a closed one opens on hosts in a state that was withdrawn
     ]
     wrap = build_recipients(share, _context(header, instance_id), refs, header.expression)
     return _disk_key(share, package_key, header, instance_id), wrap
