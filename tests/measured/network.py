@@ -31,9 +31,10 @@ DISK_BYTES = 8 << 20
 
 @dataclass(frozen=True)
 class Network:
-    """The authority as its operator sees it, from a folder of the operator's own."""
+    """The authority as its operator sees it, from a folder of the operator's own; and its own folder."""
 
     operator_dir: Path
+    authority_dir: Path
 
     def client(self) -> AuthorityClient:
         return operator_client(self.operator_dir)
@@ -54,7 +55,7 @@ def served(directory: Path, ca: LabCa) -> Iterator[Network]:
         while not (authority / "endpoint.json").exists():
             assert process.poll() is None and time.monotonic() < deadline, (directory / "serve.log").read_text()
             time.sleep(0.05)
-        network = Network(_operator_dir(directory, authority))
+        network = Network(_operator_dir(directory, authority), authority)
         with network.client() as client:
             client.add_root(ca.root.read_text(), "lab")
         yield network

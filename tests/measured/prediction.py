@@ -1,36 +1,37 @@
-"""The PCRs of a start that no host has made yet: firmware as observed, the rest computed from the artefacts."""
+"""A start that no host has made yet, as the authority takes it: computed by `sealvm.attest.predict`."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
+from pathlib import Path
 
+from sealvm.attest.artefacts import DirectKernel, load_options
+from sealvm.attest.state import MeasuredState
+from sealvm.authority.approve import approve_predicted
+from sealvm.authority.local import open_context
 from sealvm.lab.measured_host import MEMORY_BYTES, Start
-from sealvm.lab.qemu_kernel import as_qemu_loads_it
-from sealvm.tcg.authenticode import authenticode_digest
-from sealvm.tcg.eventlog import EventLog, extend, initial_pcr
-from sealvm.tcg.events_types import EV_EFI_BOOT_SERVICES_APPLICATION
-
-FIRMWARE_PCRS = (0, 2, 7)
-PREDICTED_PCRS = (*FIRMWARE_PCRS, 4, 9)
+from sealvm.protocol.operator import ApprovalView, ApproveRequest
+from sealvm.protocol.trust import Prediction
+from tests.attest.logs import encode_event, header
 
 
-def kernel_digest(start: Start) -> bytes:
-    """What the firmware will extend into PCR 4."""
-    initrd_bytes = start.initrd.stat().st_size
-    kernel = as_qemu_loads_it(start.kernel.read_bytes(), initrd_bytes, MEMORY_BYTES)
-    return authenticode_digest(kernel, start.kernel.name)
+def artefacts_of(start: Start) -> DirectKernel:
+    """What QEMU hands to the firmware."""
+    return DirectKernel(start.kernel.read_bytes(), start.options, start.initrd.read_bytes(), MEMORY_BYTES)
 
 
-def predict(observed: EventLog, start: Start) -> Mapping[int, bytes]:
-    """PCR 0, 2, 4, 7 and 9 of `start` on the machine and firmware whose log is `observed`."""
-    values = {pcr: initial_pcr(observed, pcr) for pcr in PREDICTED_PCRS}
-    for event in observed.events:
-        digest = event.digests.get("sha256", b"")
-        if event.extends and event.pcr == 4 and event.event_type == EV_EFI_BOOT_SERVICES_APPLICATION:
-            digest = kernel_digest(start)
-        if event.extends and event.pcr in (*FIRMWARE_PCRS, 4):
-            values[event.pcr] = extend(values[event.pcr], digest)
-    for content in ((start.cmdline + "\0").encode("utf-16-le"), start.initrd.read_bytes()):
-        values[9] = extend(values[9], hashlib.sha256(content).digest())
-    return values
+def prediction_of(state: MeasuredState, start: Start) -> Prediction:
+    """A predicted state with a log as a host would record it."""
+    events = (encode_event(event.pcr, event.event_type, event.digest, event.data) for event in state.events)
+    return Prediction(
+        format="sealvm-predicted-state-v1",
+        label="Debian with lockdown",
+        pcr_values=dict(state.pcr_values),
+        event_log=header() + b"".join(events),
+        preimages=(load_options(start.cmdline),),
+    )
+
+
+def approve(authority_dir: Path, profile: str, prediction: Prediction) -> list[ApprovalView]:
+    """Approve it at the authority, beside the process that serves it; both work on the same database."""
+    context = open_context(authority_dir, "https://127.0.0.1", ())
+    return approve_predicted(context, "operator test", profile, ApproveRequest(), prediction)

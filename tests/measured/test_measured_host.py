@@ -2,9 +2,9 @@
 
 Nothing is replayed: OVMF measures into the TPM, and sealvm runs in the host's own Debian. Three boots of one host:
 
-1. with options that nobody approves: it enrolls, and shows which firmware it has;
-2. with the options that were asked for: its PCRs are those predicted from kernel, initrd and options before, the state
-   is approved, and the package opens;
+1. with options that nobody approves: it enrolls, and shows which firmware it has. From that, from kernel, initrd and
+   the wanted options the next state is predicted, and the prediction is approved: no host was in it yet;
+2. with the wanted options: the PCRs are the predicted ones, and the package opens;
 3. with the first options again: the TPM refuses, and `host explain` names PCR 9 and the options.
 """
 
@@ -20,14 +20,18 @@ from typing import Any
 
 import pytest
 
+from sealvm.attest.artefacts import boot_of, load_options
+from sealvm.attest.predict import predict
+from sealvm.attest.state import MeasuredState, local_state
 from sealvm.errors import HypervisorFault
+from sealvm.host.explain import BOOT_PCRS
 from sealvm.lab.measured_host import MeasuredHost, RunningHost, Start, in_guest
 from sealvm.lab.measured_image import ROOT_OPTIONS, measured_system
 from sealvm.lab.swtpm import LabCa, make_ca
 from sealvm.protocol.messages import JoinTicket
-from sealvm.tcg.eventlog import EventLog, parse_event_log, replay
+from sealvm.tcg.eventlog import parse_event_log, replay
 from tests.measured.network import Network, seal_disk, served
-from tests.measured.prediction import PREDICTED_PCRS, kernel_digest, predict
+from tests.measured.prediction import approve, artefacts_of, prediction_of
 
 pytestmark = [
     pytest.mark.tpm,
@@ -106,9 +110,16 @@ def unlock(guest: RunningHost) -> dict[str, Any]:
     return found
 
 
-def boot_log(guest: RunningHost) -> EventLog:
-    answer = guest.run("base64", "/sys/kernel/security/tpm0/binary_bios_measurements")
-    return parse_event_log(base64.b64decode(answer.stdout))
+def observed_state(guest: RunningHost) -> MeasuredState:
+    """What the guest's firmware and kernel measured, by the guest's own boot log."""
+    log = base64.b64decode(guest.run("base64", "/sys/kernel/security/tpm0/binary_bios_measurements").stdout)
+    values = {pcr: value for pcr, value in replay(parse_event_log(log)).items() if pcr in BOOT_PCRS}
+    return local_state(values, log, [load_options(guest.cmdline)])
+
+
+def _selected(state: MeasuredState) -> dict[int, bytes]:
+    """The PCRs of the profile."""
+    return {pcr: state.pcr_values[pcr] for pcr in (0, 2, 4, 7, 9)}
 
 
 def join(guest: RunningHost, ticket: JoinTicket, ek_digest: str) -> None:
@@ -125,10 +136,10 @@ def test_a_host_that_boots_opens_a_package_in_its_predicted_state_and_in_no_othe
     directory: Path, ca: LabCa, network: Network, host: MeasuredHost, start: Start, unlocked: Start
 ) -> None:
     ek_digest = host.read_ek_digest()
-    document = DOCUMENT.format(name=PROFILE, kernel=kernel_digest(start).hex(), cmdline=start.cmdline)
+    (kernel,) = boot_of(artefacts_of(start), secure_boot=False).programs
     with network.client() as client:
         ticket = client.register_host(NAME, ek_digest)
-        client.apply_profile(document)
+        client.apply_profile(DOCUMENT.format(name=PROFILE, kernel=kernel.hex(), cmdline=start.cmdline))
     packages, disk_digest = seal_disk(directory, network, PROFILE)
     files = {
         "ek-chain.pem": ca.intermediate,
@@ -140,25 +151,25 @@ def test_a_host_that_boots_opens_a_package_in_its_predicted_state_and_in_no_othe
     with host.booted(unlocked, files) as guest:
         assert guest.cmdline == unlocked.cmdline
         join(guest, ticket, ek_digest)
-        observed = boot_log(guest)
-        assert unlock(guest)["refused"] == "profile-state-not-approved"  # nothing is approved yet
+        observed = observed_state(guest)
         guest.power_off()
-    predicted = predict(observed, start)
-    assert {pcr: replay(observed)[pcr] for pcr in PREDICTED_PCRS} == predict(observed, unlocked)
+    assert not observed.flaws
+    assert _selected(predict(observed, artefacts_of(unlocked))) == _selected(observed)
+    predicted = predict(observed, artefacts_of(start))
+    assert _selected(predicted) != _selected(observed)
+    (view,) = approve(network.authority_dir, PROFILE, prediction_of(predicted, start))
+    assert (view.outcome, view.host, view.satisfied_by, view.not_satisfied_by) == ("signed", "", (), (NAME,))
 
     with host.booted(start, files) as guest:
         program(guest, "host", "preimages")
         program(guest, "host", "sync")
-        assert {pcr: value for pcr, value in replay(boot_log(guest)).items() if pcr in predicted} == predicted
-        with network.client() as client:
-            (view,) = client.approve(PROFILE, NAME)
-        assert (view.outcome, view.satisfied_by) == ("signed", (NAME,))
-        program(guest, "host", "sync")
+        assert _selected(observed_state(guest)) == _selected(predicted)
         (answer,) = program(guest, "host", "explain")["profiles"]
         assert answer["usable"]
-        opened = unlock(guest)
-        assert opened["sha256"] == disk_digest
+        assert unlock(guest)["sha256"] == disk_digest
         guest.power_off()
+    with network.client() as client:
+        assert client.host(NAME).satisfies == (PROFILE,)
 
     with host.booted(unlocked, files) as guest:
         program(guest, "host", "preimages")
