@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from sealvm.cli.authority_bar import bar, root_remove
 from sealvm.cli.options import authority_option, json_option
 from sealvm.cli.output import emit, note, table
 
@@ -54,6 +55,9 @@ def serve(authority_dir: Path, listen: str, port: int, names: tuple[str, ...]) -
     run(authority_dir, listen, port, names=names, on_ready=lambda url: note(f"serving {url}"))
 
 
+authority.add_command(bar)
+
+
 @authority.group()
 def root() -> None:
     """EK roots: whose TPMs may enroll, and as what class."""
@@ -81,6 +85,9 @@ def root_add(certificate: Path, trust_class: str, authority_dir: Path) -> None:
         [view.model_dump(mode="json") for view in views],
         [f"EK root accepted as {view.trust_class}: {view.subject}" for view in views],
     )
+
+
+root.add_command(root_remove)
 
 
 @root.command("list")

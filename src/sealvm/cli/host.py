@@ -1,6 +1,7 @@
 """`sealvm host`: enroll hosts, keep them in step, explain what they can open.
 
-`register` and `list` are an operator's and speak to the authority; the others run on the host itself.
+`register`, `pending`, `approve`, `replace`, `remove` and `list` are an operator's and speak to the authority; the others
+run on the host itself.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sealvm.cli.host_lease import lease
+from sealvm.cli import host_admission
 from sealvm.cli.options import SYSTEM, authority_option, host_argument, json_option
 from sealvm.cli.output import emit, note, table
 
 if TYPE_CHECKING:
+    from sealvm.host.config import EkKind
     from sealvm.host.explain import ProfileAnswer
     from sealvm.host.sync import SyncReport
 
@@ -28,20 +31,34 @@ def host() -> None:
 host.add_command(lease)
 
 
+for command in (
+    host_admission.register,
+    host_admission.pending,
+    host_admission.approve,
+    host_admission.replace,
+    host_admission.remove,
+):
+    host.add_command(command)
+
+
 @host.command()
 @click.argument("name")
 @click.option("--directory", type=click.Path(path_type=Path), default=SYSTEM / "host", show_default=True)
 @click.option("--tcti", help="The TPM's address, as tss2 writes it. [default: device:/dev/tpmrm0]")
 @click.option("--ek-chain", type=click.Path(path_type=Path), help="PEM: certificates between EK certificate and root.")
+@click.option("--ek", "kind", type=click.Choice(["ecc", "rsa"]), help="Which EK to enroll with, if the TPM has both.")
 @json_option
-def init(name: str, directory: Path, tcti: str | None, ek_chain: Path | None) -> None:
+def init(*, name: str, directory: Path, tcti: str | None, ek_chain: Path | None, kind: EkKind | None) -> None:
     """Make the folder of this machine as the host NAME."""
     from sealvm.errors import ConflictError
     from sealvm.host.config import SYSTEM_TCTI, HostConfig, load_host, save_host
 
     if (directory / "host.json").exists():
         raise ConflictError(f"{directory} is a host's folder already", hint="edit its host.json, or remove it first")
-    save_host(HostConfig(directory=directory.absolute(), name=name, tcti=tcti or SYSTEM_TCTI, ek_chain=ek_chain))
+    config = HostConfig(
+        directory=directory.absolute(), name=name, tcti=tcti or SYSTEM_TCTI, ek_chain=ek_chain, ek=kind or ""
+    )
+    save_host(config)
     load_host(directory)
     emit({"name": name, "directory": str(directory)}, [f"host '{name}' made in {directory}", "next: sealvm host ek"])
 
@@ -74,28 +91,6 @@ def preimages(host_dir: Path) -> None:
     emit(
         [{"event": one.event_index, "pcr": one.pcr, "text": one.text} for one in found],
         [f"event {one.event_index}, PCR {one.pcr}: {one.text}" for one in found],
-    )
-
-
-@host.command()
-@click.argument("name")
-@click.option("--ek", "ek_digest", required=True, help="Digest of the host's EK, from `sealvm host ek`.")
-@click.option("--ticket", type=click.Path(path_type=Path), help="Where to write the ticket. [default: NAME.ticket]")
-@click.option("--again", is_flag=True, help="Another ticket for a host that is registered already.")
-@authority_option
-@json_option
-def register(name: str, ek_digest: str, ticket: Path | None, again: bool, authority_dir: Path) -> None:
-    """Let the host NAME join, once; writes its join ticket, which is secret until it is used."""
-    from sealvm.client.operator import operator_client
-    from sealvm.store.atomic import write_atomic
-
-    with operator_client(authority_dir) as client:
-        issued = client.issue_ticket(name) if again else client.register_host(name, ek_digest)
-    path = ticket or Path(f"{name}.ticket")
-    write_atomic(path, issued.model_dump_json().encode(), 0o600)
-    emit(
-        {"host": issued.host, "ticket": str(path), "expires": issued.expires.isoformat()},
-        [f"host '{name}' may enroll once with {path}, until {issued.expires:%Y-%m-%d %H:%M} UTC"],
     )
 
 
