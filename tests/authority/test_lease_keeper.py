@@ -99,7 +99,7 @@ def test_authority_away_is_told_and_tried_again_sooner_near_the_end(network: Aut
     save_host(config)
     watch.keeper.config = config
     watch.offset = timedelta(minutes=63)
-    assert watch.step()[0] == ["renewed"]
+    assert watch.step()[0][0] == "renewed"
 
 
 def test_tpm_that_is_off_is_told(network: Authority, host: HostConfig) -> None:

@@ -19,6 +19,8 @@ from sealvm.crypto.ec import SoftwareSigner, private_key
 from sealvm.crypto.labels import label_bytes
 from sealvm.secret import Secret
 from sealvm.statements.approval import digest_to_sign, sign_approval
+from sealvm.statements.lease import LeaseKey, authorization_digest, grant_digest, quote_data, sign_lease
+from sealvm.statements.rule import sign_approval_by_rule, sign_delegation
 from sealvm.tcg import algorithms as alg
 from sealvm.tcg import policy, templates
 from sealvm.tcg.duplicate import duplicate_to_any_parent
@@ -180,6 +182,47 @@ def approvals() -> dict[str, Any]:
     }
 
 
+def leases() -> dict[str, Any]:
+    """Everything that a lease key and a rule key sign, and what a grant must not be made of."""
+    lease, rule = signer("lease key"), signer("rule key")
+    key = LeaseKey("web", 1, "", name_of(public_of(templates.SRK, SRK.point)), lease.point)
+    nonce = hashlib.sha256(b"nonceTPM").digest()
+    signed = sign_lease(lease, key, reset_count=7, nonce_tpm=nonce, seconds=3600)
+    terms: dict[str, Any] = {"profile": "web", "epoch": 1, "cell": ""}
+    leased = sign_approval(
+        APPROVER, **terms, selection=(0, 2, 4, 7, 9), pcr_values=PCRS, mode="leased", lease_point=lease.point
+    )
+    delegation = sign_delegation(APPROVER, **terms, mode="standing", rule_point=rule.point)
+    by_rule = sign_approval_by_rule(rule, **terms, selection=(0, 2, 4, 7, 9), pcr_values=PCRS)
+    return {
+        "lease": {
+            **terms,
+            "srk_name": key.srk_name.hex(),
+            "lease_point": lease.point.hex(),
+            "lease_name": key.lease_name.hex(),
+            "authorize_ref": key.authorize_ref.hex(),
+            "signed_ref": key.signed_ref.hex(),
+            "reset_count": 7,
+            "host_policy": key.host_policy(7).hex(),
+            "authorization_digest": authorization_digest(key, 7).hex(),
+            "authorization": signed.authorization.hex(),
+            "nonce_tpm": nonce.hex(),
+            "seconds": 3600,
+            "grant_digest": grant_digest(key, nonce, 3600).hex(),
+            "grant": signed.grant.hex(),
+            "challenge": hashlib.sha256(b"challenge").digest().hex(),
+            "quote_data": quote_data(hashlib.sha256(b"challenge").digest(), nonce, key).hex(),
+        },
+        "refused_grants": [
+            {"error": "malformed", "nonce_tpm": bytes(size).hex(), "seconds": seconds}
+            for size, seconds in ((0, 60), (28, 60), (31, 60), (33, 60), (32, 0), (32, -1), (32, 2678401))
+        ],
+        "approval": leased.to_json(),
+        "delegation": delegation.to_json() | {"approved_policy": delegation.approved_policy.hex()},
+        "approval_by_rule": by_rule.to_json(),
+    }
+
+
 def duplication() -> dict[str, Any]:
     """A profile key sealed to an import parent with a fixed ephemeral key."""
     parent, ephemeral = public_of(templates.IMPORT_PARENT, PARENT.point), scalar("ephemeral")
@@ -197,7 +240,13 @@ def duplication() -> dict[str, Any]:
 
 def all_vectors() -> dict[str, str]:
     """File name to content."""
-    made = {"digests": digests(), "objects": objects(), "approvals": approvals(), "duplication": duplication()}
+    made = {
+        "digests": digests(),
+        "objects": objects(),
+        "approvals": approvals(),
+        "leases": leases(),
+        "duplication": duplication(),
+    }
     return {
         f"{name}.json": json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
         for name, content in made.items()

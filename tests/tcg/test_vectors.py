@@ -11,6 +11,8 @@ from sealvm.crypto.labels import label_bytes
 from sealvm.errors import SealvmError
 from sealvm.secret import Secret
 from sealvm.statements.approval import Approval, digest_to_sign, verify_approval
+from sealvm.statements.lease import LeaseKey, SignedLease, authorization_digest, grant_digest, quote_data, verify_lease
+from sealvm.statements.rule import Delegation, verify_approval_by_rule
 from sealvm.tcg import templates
 from sealvm.tcg.duplicate import duplicate_to_any_parent
 from sealvm.tcg.public import name_of, parse_public, qualified_name
@@ -65,6 +67,33 @@ def test_approvals() -> None:
         with pytest.raises(SealvmError) as refused:
             verify_approval(Approval.from_json(vector["approval"]))
         assert refused.value.code == vector["error"]
+
+
+def test_leases() -> None:
+    vectors = read("leases.json")
+    lease = vectors["lease"]
+    raw = {name: bytes.fromhex(lease[name]) for name in ("srk_name", "lease_point", "nonce_tpm", "challenge")}
+    key = LeaseKey(lease["profile"], lease["epoch"], lease["cell"], raw["srk_name"], raw["lease_point"])
+    assert key.host_policy(lease["reset_count"]).hex() == lease["host_policy"]
+    assert authorization_digest(key, lease["reset_count"]).hex() == lease["authorization_digest"]
+    assert grant_digest(key, raw["nonce_tpm"], lease["seconds"]).hex() == lease["grant_digest"]
+    assert quote_data(raw["challenge"], raw["nonce_tpm"], key).hex() == lease["quote_data"]
+    signed = SignedLease(
+        *(lease["profile"], lease["epoch"], lease["cell"], key.lease_point, lease["reset_count"]),
+        authorization=bytes.fromhex(lease["authorization"]),
+        seconds=lease["seconds"],
+        grant=bytes.fromhex(lease["grant"]),
+    )
+    verify_lease(signed, key, raw["nonce_tpm"])
+    for vector in vectors["refused_grants"]:
+        with pytest.raises(SealvmError) as refused:
+            grant_digest(key, bytes.fromhex(vector["nonce_tpm"]), vector["seconds"])
+        assert refused.value.code == vector["error"]
+    verify_approval(Approval.from_json(vectors["approval"]))
+    approved = vectors["delegation"].pop("approved_policy")
+    delegation = Delegation.from_json(vectors["delegation"])
+    verify_approval_by_rule(Approval.from_json(vectors["approval_by_rule"]), delegation)
+    assert delegation.approved_policy.hex() == approved
 
 
 def test_duplication() -> None:

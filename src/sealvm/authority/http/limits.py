@@ -20,7 +20,7 @@ from sealvm.protocol.messages import MESSAGE_BYTES_LIMIT
 
 BODY_SECONDS = 30.0
 BODY_BYTES_LIMIT = 512 * 1024
-WITH_EVENT_LOG = frozenset({"/v1/enroll/finish", "/v1/sync", "/v1/evidence"})
+WITH_EVENT_LOG = frozenset({"/v1/enroll/finish", "/v1/sync", "/v1/evidence", "/v1/leases"})
 WITH_PREDICTION = "/predicted"
 
 
