@@ -13,7 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from sealvm.errors import ConflictError, HypervisorFault, ImageError, InputError, MalformedError, NotFoundError
+from sealvm.errors import (
+    ConflictError,
+    HypervisorFault,
+    ImageError,
+    InputError,
+    IntegrityRefused,
+    MalformedError,
+    NotFoundError,
+)
 from sealvm.host import instance_record as records
 from sealvm.host.hypervisor.base import Machine, RunState
 from sealvm.host.hypervisor.qemu import Qemu
@@ -269,7 +277,7 @@ def test_an_interrupted_launch_leaves_nothing(bench: Bench) -> None:
 def test_a_start_with_the_wrong_key_leaves_it_stopped(bench: Bench) -> None:
     bench.launch().console.close()
     stop_instance(bench.host_dir, bench.name, QEMU, 0)
-    with pytest.raises(HypervisorFault, match="cannot unlock any keyslot"):
+    with pytest.raises(IntegrityRefused, match="cannot unlock any keyslot"):
         bench.start(replace(bench.keys, overlay=guests.overlay_key()))
     assert bench.folder.read().phase is Phase.STOPPED
     bench.assert_nothing_runs()

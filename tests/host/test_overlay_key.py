@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sealvm.crypto.labels import label_digest
-from sealvm.errors import HypervisorFault, InputError, IntegrityRefused, NoRecipientRefused
+from sealvm.errors import InputError, IntegrityRefused, NoRecipientRefused
 from sealvm.host.overlay_key import new_overlay_key, unwrap_overlay_key
 from sealvm.host.storage import DiskSpec, create_disk, open_disk
 from sealvm.package.header import Header
@@ -91,7 +91,7 @@ def test_a_disk_put_there_by_somebody_without_the_packages_key_is_not_opened(bui
     for socket in spec.runtime_dir.glob("*.qmp"):
         socket.unlink()
     key = unwrap_overlay_key(forged, built.header, NAME, built.keys, built.key)
-    with pytest.raises(HypervisorFault, match="cannot unlock any keyslot"):
+    with pytest.raises(IntegrityRefused, match="cannot unlock any keyslot"):
         open_disk(spec, key).stop()
 
 

@@ -113,9 +113,20 @@ def test_another_key_does_not_open_it(spec: DiskSpec) -> None:
     create_disk(spec, guests.overlay_key()).stop()
     for socket in spec.runtime_dir.glob("*.qmp"):
         socket.unlink()
-    with pytest.raises(HypervisorFault, match="cannot unlock any keyslot"):
+    with pytest.raises(IntegrityRefused, match="cannot unlock any keyslot"):
         open_disk(spec, guests.overlay_key())
     assert not guests.processes_mentioning(str(spec.runtime_dir / "storage.qmp"))
+
+
+@pytest.mark.parametrize("damage", [b"XXXX", b""])
+def test_a_file_that_is_no_container_is_refused(spec: DiskSpec, damage: bytes) -> None:
+    key = guests.overlay_key()
+    create_disk(spec, key).stop()
+    for socket in spec.runtime_dir.glob("*.qmp"):
+        socket.unlink()
+    spec.overlay.write_bytes(damage + spec.overlay.read_bytes()[len(damage) :] if damage else bytes(1 << 16))
+    with pytest.raises(IntegrityRefused, match="does not open it"):
+        open_disk(spec, key)
 
 
 def test_qemu_img_reads_the_header_that_we_wrote(spec: DiskSpec) -> None:

@@ -32,6 +32,7 @@ SECTOR_BYTES = 512
 _JOB_SECONDS = 60.0
 _QUIT_SECONDS = 30.0
 _HEADER_EXPORT = "header"
+_NOT_ITS_DISK = ("cannot unlock any keyslot", "not in LUKS format")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +99,8 @@ def create_disk(spec: DiskSpec, key: Secret) -> StorageDaemon:
 def open_disk(spec: DiskSpec, key: Secret) -> StorageDaemon:
     """Serve an existing overlay again.
 
-    Raises IntegrityRefused when its header is not that of a disk of this size made by create_disk, HypervisorFault
-    when it does not open, with another key for instance, StorageFault when it is missing.
+    Raises IntegrityRefused when the key does not open it, or its header is not that of a disk of this size made by
+    create_disk, HypervisorFault, and StorageFault when it is missing.
     """
     if not spec.overlay.is_file() or spec.overlay.is_symlink():
         raise StorageFault(f"{spec.overlay}: the instance's disk is missing")
@@ -141,7 +142,15 @@ def _open_container(qmp: QmpConnection, overlay: Path) -> None:
     file = {"driver": "file", "filename": os.fspath(overlay), "node-name": "file", "discard": "unmap"}
     qmp.execute("blockdev-add", file)
     container = {"driver": "luks", "file": "file", "key-secret": "overlay", "node-name": "luks", "discard": "unmap"}
-    qmp.execute("blockdev-add", container)
+    try:
+        qmp.execute("blockdev-add", container)
+    except HypervisorFault as fault:
+        if any(word in fault.message for word in _NOT_ITS_DISK):  # text is all that it says
+            raise IntegrityRefused(
+                f"{overlay}: the instance's key does not open it ({fault.message})",
+                hint="another disk lies in its place, or its header is damaged: restore it from a backup",
+            ) from fault
+        raise
 
 
 def _check_overlay(qmp: QmpConnection, disk_socket: Path, disk_bytes: int) -> None:
