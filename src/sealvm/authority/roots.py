@@ -93,6 +93,9 @@ def _parse(pem: str) -> Sequence[x509.Certificate]:
         found = x509.load_pem_x509_certificates(pem.encode())
     except ValueError as error:
         raise MalformedError("EK root: not certificates in PEM") from error
+    begun = pem.count("-----BEGIN ")
+    if begun != len(found):  # the parser skips what it does not know, and a certificate that is cut off
+        raise MalformedError(f"EK root: {begun} PEM blocks begin, {len(found)} are whole certificates")
     certificates = list(dict.fromkeys(found))
     if len(certificates) > CERTIFICATES_LIMIT:
         raise MalformedError(f"EK root: {len(certificates)} certificates, at most {CERTIFICATES_LIMIT} at a time")
