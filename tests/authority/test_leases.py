@@ -173,7 +173,7 @@ def test_explain_shows_the_lease(ready: HostConfig) -> None:
     assert during.lines()[1] == f"epoch 1: lease until {stored.ends:%Y-%m-%dT%H:%M:%SZ}"
     assert during.to_json()["leases"][0]["state"] == "good"
     boot(ready)
-    assert "lease ended when the TPM was reset" in answer().lines()[1]
+    assert "lease ended when the TPM lost power" in answer().lines()[1]
 
 
 def test_a_state_that_is_not_approved_gets_no_lease(network: Authority, ready: HostConfig) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +19,7 @@ from sealvm.tpm import leases, pcr, profile_key
 from sealvm.tpm.connection import Tpm, open_tpm
 from sealvm.tpm.leases import HeldLease
 from sealvm.tpm.profile_key import approval_ticket, loaded
-from sealvm.tpm.structures import TPM2_CC, ecc_point, pcr_selection
+from sealvm.tpm.structures import TPM2_CC, TPM2_SU, ecc_point, pcr_selection
 from tests.tpm.rig import SELECTION, Host, Owner, make_host, started_tpm
 
 pytestmark = pytest.mark.tpm
@@ -128,6 +130,40 @@ def test_power_cut_ends_a_lease(own_swtpm: Swtpm) -> None:
             with pytest.raises(TpmFault):
                 attempt()
         # one more lease, and the key works again: nothing else was lost
+        assert use(tpm, host, host.owner.lease(tpm, host.blobs))
+
+
+def resumed(swtpm: Swtpm) -> None:
+    """Suspend to memory and wake: TPM2_Shutdown(STATE), power lost, TPM2_Startup(STATE). resetCount stays."""
+    with open_tpm(swtpm.tcti) as tpm:
+        tpm.run("shutdown", shutdown_type=TPM2_SU.STATE)
+    swtpm.stop()
+    for stale in (swtpm.socket, Path(f"{swtpm.socket}.ctrl")):
+        stale.unlink(missing_ok=True)
+    subprocess.run(
+        [
+            *("swtpm", "socket", "--tpm2", "--daemon", "--tpmstate", f"dir={swtpm.directory}"),
+            *("--server", f"type=unixio,path={swtpm.socket}", "--ctrl", f"type=unixio,path={swtpm.socket}.ctrl"),
+            *("--flags", "not-need-init,startup-state", "--pid", f"file={swtpm.directory / 'pid'}"),
+        ],
+        check=True,
+    )
+
+
+def test_suspend_ends_a_lease(own_swtpm: Swtpm) -> None:
+    """The TPM loses power without a reset: PCRs and resetCount are as before, the ticket is void all the same."""
+    host = make_host(own_swtpm, Owner(mode="leased"))
+    with open_tpm(own_swtpm.tcti) as tpm:
+        lease = host.owner.lease(tpm, host.blobs)
+        assert use(tpm, host, lease)
+        hoarded, before = satisfied_session(tpm, host, lease), pcr.read(tpm, range(16))
+    resumed(own_swtpm)
+    with open_tpm(own_swtpm.tcti) as tpm:
+        assert pcr.read(tpm, range(16)) == before
+        assert leases.power_counts(tpm) == (lease.signed.reset_count, lease.restart_count + 1)
+        assert refused(tpm, host, lease).fields["lease"] == "refused"
+        with pytest.raises(TpmFault):
+            use_saved(tpm, host, hoarded)
         assert use(tpm, host, host.owner.lease(tpm, host.blobs))
 
 

@@ -1,4 +1,4 @@
-"""How this host's leases stand: from its files and its TPM's reset counter alone, without network.
+"""How this host's leases stand: from its files and its TPM's counters of resets alone, without network.
 
 For people and for the renewal's timing, and proves nothing: the TPM decides when the key is used.
 """
@@ -24,7 +24,7 @@ class LeaseState(StrEnum):
     NONE = "none"
     GOOD = "good"
     ENDED = "ended"
-    RESET = "ended by a reset of the TPM"
+    RESET = "ended when the TPM lost power"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class LeaseStatus:
         if self.state is LeaseState.GOOD:
             return f"lease until {ends}"
         if self.state is LeaseState.RESET:
-            return "lease ended when the TPM was reset"
+            return "lease ended when the TPM lost power: a reboot or suspend"
         return f"lease ended at {ends}"
 
     def to_json(self) -> dict[str, Any]:
@@ -82,13 +82,13 @@ def lease_statuses(config: HostConfig, now: datetime) -> list[LeaseStatus]:
     if not keys:
         return []
     with config.open_tpm() as tpm:
-        reset_count = leases.reset_count(tpm)
-    return [_status(key, keyring.lease(key.profile, key.epoch, key.cell), reset_count, now) for key in keys]
+        counts = leases.power_counts(tpm)
+    return [_status(key, keyring.lease(key.profile, key.epoch, key.cell), counts, now) for key in keys]
 
 
-def _status(key: SealedKey, lease: StoredLease | None, reset_count: int, now: datetime) -> LeaseStatus:
+def _status(key: SealedKey, lease: StoredLease | None, counts: tuple[int, int], now: datetime) -> LeaseStatus:
     if lease is None:
         return LeaseStatus(key, LeaseState.NONE, None)
-    if lease.held.signed.reset_count != reset_count:
+    if (lease.held.signed.reset_count, lease.held.restart_count) != counts:
         return LeaseStatus(key, LeaseState.RESET, lease)
     return LeaseStatus(key, LeaseState.GOOD if now < lease.ends else LeaseState.ENDED, lease)

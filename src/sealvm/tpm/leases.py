@@ -41,12 +41,14 @@ class LeaseSession:
 
     nonce_tpm: bytes
     reset_count: int
+    restart_count: int
     context: Any
 
 
 @dataclass(frozen=True, slots=True)
 class HeldLease:
-    """A lease as this TPM granted it. `timeout` and `ticket` are TPM2B_TIMEOUT and the digest of TPMT_TK_AUTH.
+    """A lease as this TPM granted it. `timeout` and `ticket` are TPM2B_TIMEOUT and the digest of TPMT_TK_AUTH;
+    `restart_count`, with the signed reset_count, tells whether the TPM lost power since.
 
     Not secret: only this TPM takes the ticket, for one profile key, until its end.
     """
@@ -54,6 +56,7 @@ class HeldLease:
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     signed: SignedLease
+    restart_count: Annotated[int, Field(ge=0, le=0xFFFFFFFF, strict=True)]
     timeout: Annotated[HexBytes, Field(min_length=1, max_length=TIMEOUT_LIMIT_BYTES)]
     ticket: Annotated[HexBytes, Field(min_length=1, max_length=TICKET_LIMIT_BYTES)]
 
@@ -61,14 +64,18 @@ class HeldLease:
 def begin(tpm: Tpm) -> LeaseSession:
     """Start the session whose nonceTPM a grant must name, and save it. It must be finished or abandoned."""
     with tpm.policy_session() as session:
-        nonce, boot = tpm.nonce(session), reset_count(tpm)
+        nonce, counts = tpm.nonce(session), power_counts(tpm)
         context = tpm.run("context_save", "putting a lease's session aside", save_handle=session)
-    return LeaseSession(nonce, boot, context)
+    return LeaseSession(nonce, *counts, context)
 
 
-def reset_count(tpm: Tpm) -> int:
-    """How often this TPM was reset: another number means another boot, in which earlier leases are void."""
-    return int(tpm.run("read_clock", "reading the TPM's clock").clockInfo.resetCount)
+def power_counts(tpm: Tpm) -> tuple[int, int]:
+    """resetCount and restartCount: how often this TPM was reset, and how often it woke from a suspend since.
+
+    Other numbers mean that it lost power, and that earlier leases are void.
+    """
+    info = tpm.run("read_clock", "reading the TPM's clock").clockInfo
+    return int(info.resetCount), int(info.restartCount)
 
 
 def sweep_abandoned(tpm: Tpm) -> None:
@@ -116,7 +123,7 @@ def finish(tpm: Tpm, session: LeaseSession, key: LeaseKey, signed: SignedLease) 
                 if fault.fields.get("code") == responses.SIGNATURE:
                     raise SignatureRefused(f"{key.what}: the TPM does not take the grant's signature") from fault
                 raise
-    return HeldLease(signed, timeout_bytes(timeout), bytes(ticket.digest))
+    return HeldLease(signed, session.restart_count, timeout_bytes(timeout), bytes(ticket.digest))
 
 
 def boot_authorization(key: LeaseKey, signed: SignedLease) -> Authorization:
