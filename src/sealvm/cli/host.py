@@ -1,7 +1,7 @@
 """`sealvm host`: enroll hosts, keep them in step, explain what they can open.
 
-`register`, `pending`, `approve`, `replace`, `remove` and `list` are an operator's and speak to the authority; the others
-run on the host itself.
+`register`, `pending`, `approve`, `replace`, `remove` and `list` are an operator's and speak to the authority; the
+others run on the host itself.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sealvm.cli.host_lease import lease
 from sealvm.cli import host_admission
+from sealvm.cli.host_lease import lease
 from sealvm.cli.options import SYSTEM, authority_option, host_argument, json_option
 from sealvm.cli.output import emit, note, table
 
