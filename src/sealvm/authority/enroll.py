@@ -90,18 +90,21 @@ def finish(ctx: Context, message: EnrollFinish) -> SyncAnswer:
         host = _store_host(ctx, tx, record, proved)
         rules.judge(ctx, tx, observed.note(ctx, tx, host, proved.state))
     envelope = bundle.current(ctx)
-    return answer(host, proved.state, still_present(ctx, keys), envelope)
+    return answer(ctx, host, proved.state, keys, envelope)
 
 
-def answer(host: HostRecord, state: ProvedState, keys: tuple[SealedKey, ...], envelope: bytes) -> SyncAnswer:
+def answer(
+    ctx: Context, host: HostRecord, state: ProvedState, keys: tuple[SealedKey, ...], envelope: bytes
+) -> SyncAnswer:
     """What an enrolled host receives."""
     return SyncAnswer(
         host=host.name,
         host_id=host.host_id,
         trust_class=host.trust_class or "",
         events=len(state.measured.events),
-        keys=keys,
+        keys=still_present(ctx, keys),
         bundle=envelope,
+        time=ctx.now(),
     )
 
 

@@ -56,7 +56,8 @@ def retire(ctx: Context, actor: str, name: str, request: RetireRequest) -> Retir
             raise ConflictError(
                 f"epoch {request.epoch} of profile {name} cannot be retired: only it opens {', '.join(blocking[:5])}"
                 + (f" and {len(blocking) - 5} more" if len(blocking) > 5 else ""),
-                hint="`sealvm host sync` on these hosts, in an approved state, wraps the disks to the present epochs",
+                hint="`sealvm host sync` on these hosts, in an approved state, wraps disks to the present epochs; "
+                "packages are re-wrapped by `sealvm package rewrap`",
                 blocking=list(blocking),
             )
         for record in ending:
@@ -72,14 +73,15 @@ def retire(ctx: Context, actor: str, name: str, request: RetireRequest) -> Retir
 
 
 def _blocking(tx: Transaction, name: str, ending: list[EpochRecord], left: list[EpochRecord]) -> Iterator[str]:
-    """HOST/INSTANCE of the disks that are wrapped to an ending epoch and to none left whose key that host gets."""
+    """HOST/INSTANCE where disk or package is wrapped to an ending epoch and to none left whose key that host gets."""
     ended, remaining = {record.key for record in ending}, {record.key for record in left}
     for host, report in reports(tx):
         own = cell_for(host.cell, cells_of(left))
         for disk in report.disks:
-            wraps = {(wrap.profile, wrap.epoch, wrap.cell) for wrap in disk.wraps if wrap.profile == name}
-            if wraps & ended and not any(key[2] == own for key in wraps & remaining):
-                yield f"{host.name}/{disk.instance}"
+            for what, listed in (("disk", disk.wraps), ("package", disk.package_wraps)):
+                wraps = {(wrap.profile, wrap.epoch, wrap.cell) for wrap in listed if wrap.profile == name}
+                if wraps & ended and not any(key[2] == own for key in wraps & remaining):
+                    yield f"{host.name}/{disk.instance} ({what})"
 
 
 def _behind(tx: Transaction, profile: ProfileRecord, left: list[EpochRecord], cells: list[str]) -> Iterator[str]:

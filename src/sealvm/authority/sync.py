@@ -8,7 +8,7 @@ from sealvm.authority import audit, bundle, observed, rules
 from sealvm.authority.enroll import NONCE_BYTES, SESSION_BYTES, answer, state_record
 from sealvm.authority.ports import Context
 from sealvm.authority.records import ChallengeRecord, HostRecord
-from sealvm.authority.seal import keys_for, still_present
+from sealvm.authority.seal import keys_for
 from sealvm.errors import AccessRefused, EvidenceRefused, Refusal
 from sealvm.protocol.enroll import quote_nonce, quoted_pcrs
 from sealvm.protocol.messages import SyncAnswer, SyncChallenge, SyncRequest
@@ -66,4 +66,4 @@ def sync(ctx: Context, host: HostRecord, request: SyncRequest) -> SyncAnswer:
         counts = {"keys": len(keys), "events": len(state.measured.events)}
         audit.record(ctx, tx, f"host {host.name}", audit.Action.HOST_SYNCED, host.name, **counts)
     envelope = bundle.current(ctx)
-    return answer(host, state, still_present(ctx, keys), envelope)
+    return answer(ctx, host, state, keys, envelope)

@@ -3,6 +3,7 @@
     identity.json                       public areas, blobs of import parent and request key, pinned SRK Name, host id
     anchor.json                         the key that signs trust bundles, and the highest bundle version seen
     bundle.dsse                         the trust bundle as received
+    bundle.kept.dsse                    an older one, while a disk is wrapped to a key that only it lists
     keys/PROFILE.EPOCH[.CELL].json      a profile key: public area, and the blob that only this host's TPM loads
     leases/PROFILE.EPOCH[.CELL].json    the newest lease of a leased profile key: a ticket that only this TPM takes
 
@@ -52,12 +53,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Anchor:
-    """Who signs this host's trust bundles (65-byte point, pinned at enrollment), and the highest version seen."""
+    """Who signs this host's trust bundles (65-byte point, pinned at enrollment), and how new what was seen is.
+
+    version, issued: the highest version, and its time of issue. passed: the newest time of which the authority has said
+    that it is over; a clock behind it was set back. None where nothing was seen yet.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     point: Point
     version: Annotated[int, Field(ge=0, strict=True)]
+    issued: Moment | None = None
+    passed: Moment | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +162,19 @@ class Keyring:
     def save_bundle(self, envelope: bytes) -> None:
         """Replace the trust bundle by one that the caller has verified."""
         write_atomic(self.directory / "bundle.dsse", envelope, 0o600)
+
+    def kept_bundle(self) -> bytes | None:
+        """An older bundle's envelope, kept for disks that are still wrapped to its keys; None without one."""
+        path = self.directory / "bundle.kept.dsse"
+        return read_limited(path, BUNDLE_LIMIT_BYTES, _ENROLL_HINT) if path.exists() else None
+
+    def keep_bundle(self, envelope: bytes | None) -> None:
+        """Keep an older bundle, or (None) forget it."""
+        path = self.directory / "bundle.kept.dsse"
+        if envelope is None:
+            path.unlink(missing_ok=True)
+        else:
+            write_atomic(path, envelope, 0o600)
 
     def holds(self, profile: str, epoch: int, cell: str) -> bool:
         """Whether this host has that profile key."""

@@ -24,6 +24,7 @@ from pathlib import Path
 from sealvm.errors import InputError, StateRefused
 from sealvm.host import lease, lineages
 from sealvm.host.blockserver.server import start_block_server
+from sealvm.host.bundles import disk_bundle
 from sealvm.host.config import HostConfig
 from sealvm.host.explain import refusal_lines
 from sealvm.host.hypervisor.base import Hypervisor
@@ -36,6 +37,7 @@ from sealvm.package.expression import leaves_of
 from sealvm.package.header import Header
 from sealvm.package.locate import locate
 from sealvm.package.open import VerifiedPackage, open_package
+from sealvm.statements.bundle import TrustBundle
 from sealvm.store.layout import OciLayout
 from sealvm.store.reference import Reference
 
@@ -128,7 +130,8 @@ def start(config: HostConfig, name: str, hypervisor: Hypervisor) -> LaunchReport
                 raise InputError(f"instance {name}: its package is not the one in {record.layout_dir}")
         with steps.step("unwrap"), explaining(config, package.header):
             key = package.unwrap(opener)
-            keys = Keys(key, unwrap_overlay_key(folder.read_wrap(), package.header, name, opener, key))
+            share_opener = _disk_opener(config, opener.bundle)
+            keys = Keys(key, unwrap_overlay_key(folder.read_wrap(), package.header, name, share_opener, key))
     with steps.step("start"):
         launched = start_instance(
             config.directory, name, keys, start_block_server=start_block_server, hypervisor=hypervisor
@@ -140,6 +143,12 @@ def _verified(config: HostConfig, layout: OciLayout, name: str) -> tuple[KeyOpen
     keyring = Keyring(config.directory)
     bundle = stored_bundle(keyring)
     return KeyOpener(config, keyring, bundle, lease.renew), open_package(layout, name, accepted_provisioners(bundle))
+
+
+def _disk_opener(config: HostConfig, bundle: TrustBundle) -> KeyOpener:
+    """Opens also what is wrapped to an epoch that was retired before this host could wrap the disk anew."""
+    keyring = Keyring(config.directory)
+    return KeyOpener(config, keyring, disk_bundle(keyring, bundle), lease.renew)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from sealvm.crypto.labels import label_digest
 from sealvm.errors import IntegrityRefused
 from sealvm.package.expression import leaves_of
 from sealvm.package.header import Header
-from sealvm.package.recipients import ProfileKeyOpener, ProfileKeyRef, build_recipients, open_wraps
+from sealvm.package.recipients import ProfileKeyOpener, ProfileKeyRef, build_recipients, list_wraps, open_wraps
 from sealvm.secret import Secret
 from sealvm.statements.bundle import TrustBundle
 
@@ -35,15 +35,7 @@ def new_overlay_key(header: Header, instance_id: str, bundle: TrustBundle, packa
     the profiles open.
     """
     share = Secret(secrets.token_bytes(OVERLAY_KEY_BYTES))
-    wanted = set(leaves_of(header.expression))
-    refs = [
-        ProfileKeyRef(profile.name, epoch.epoch, epoch.cell, epoch.point)
-        for profile in bundle.profiles
-        if profile.name in wanted
-        for epoch in profile.epochs
-        if epoch.wraps  # a closed one opens on hosts in a state that was withdrawn
-    ]
-    wrap = build_recipients(share, _context(header, instance_id), refs, header.expression)
+    wrap = wrap_share(share, header, instance_id, bundle)
     return _disk_key(share, package_key, header, instance_id), wrap
 
 
@@ -55,9 +47,36 @@ def unwrap_overlay_key(
     `package_key` is K, which passed the header's commitment. There is no commitment to the share: LUKS keeps a digest
     of the key in the disk itself, which nobody without K can make, and a wrong key opens nothing.
     """
-    context = _context(header, instance_id)
-    share = open_wraps(wrap, context, header.expression, opener, None, accept=_check_length)
-    return _disk_key(share, package_key, header, instance_id)
+    return _disk_key(unwrap_share(wrap, header, instance_id, opener), package_key, header, instance_id)
+
+
+def wrap_share(share: Secret, header: Header, instance_id: str, bundle: TrustBundle) -> bytes:
+    """The share wrapped to every key that is open for the package's profiles. InputError when one of them has none."""
+    refs = [ProfileKeyRef(*key, point) for key, point in open_keys_of(header, bundle).items()]
+    return build_recipients(share, _context(header, instance_id), refs, header.expression)
+
+
+def unwrap_share(wrap: bytes, header: Header, instance_id: str, opener: ProfileKeyOpener) -> Secret:
+    """The share in `wrap`, which alone opens nothing. Raises as `package.recipients.open_wraps`."""
+    return open_wraps(wrap, _context(header, instance_id), header.expression, opener, None, accept=_check_length)
+
+
+def open_keys_of(header: Header, bundle: TrustBundle) -> dict[tuple[str, int, str], bytes]:
+    """(profile, epoch, cell) and point of the keys that a disk of this package is to be wrapped to."""
+    wanted = set(leaves_of(header.expression))
+    return {
+        (profile.name, epoch.epoch, epoch.cell): epoch.point
+        for profile in bundle.profiles
+        if profile.name in wanted
+        for epoch in profile.epochs
+        if epoch.wraps  # a closed one opens on hosts in a state that was withdrawn
+    }
+
+
+def wrapped_keys(wrap: bytes, header: Header, instance_id: str) -> frozenset[tuple[str, int, str]]:
+    """The (profile, epoch, cell) that `wrap` names. MalformedError, IntegrityRefused when it is of another disk."""
+    listed = list_wraps(wrap, _context(header, instance_id), header.expression)
+    return frozenset((name, found.epoch, found.cell) for name, found in listed)
 
 
 def _disk_key(share: Secret, package_key: Secret, header: Header, instance_id: str) -> Secret:

@@ -1,7 +1,8 @@
 """Synchronising with the authority: the host proves its present state and fetches what is new.
 
-Idempotent and resumable: keys are stored one by one, then the trust bundle, then the anchor with the bundle's version;
-a crash in between leaves every file old or new, and the next run fetches what is missing.
+Idempotent and resumable, in this order: keys are stored one by one; the trust bundle, then the anchor with its version;
+disks are wrapped to the epochs that the bundle says to wrap to; keys that nothing needs any more are removed; what the
+host has is reported. A crash in between leaves every file old or new, and the next run does what is missing.
 """
 
 from __future__ import annotations
@@ -16,15 +17,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from sealvm.client.authority import AuthorityClient
+from sealvm.client.trust import report_inventory
 from sealvm.crypto.ec import keyid_of
 from sealvm.errors import ConflictError, NotFoundError, StorageFault
+from sealvm.host.bundles import no_earlier_than, refuse_clock_set_back, store_bundle, verify_offered
 from sealvm.host.config import HostConfig, load_host
+from sealvm.host.disks import inventory, settle
 from sealvm.host.explain import read_preimages
 from sealvm.host.files import read_limited
-from sealvm.host.keyring import Anchor, Keyring
+from sealvm.host.keyring import Keyring
 from sealvm.protocol.answer import accept_answer
 from sealvm.protocol.enroll import quote_nonce
 from sealvm.protocol.messages import EVENT_LOG_BYTES_LIMIT, QuotedState, SyncAnswer, SyncRequest
+from sealvm.statements.bundle import TrustBundle
 from sealvm.tcg.duplicate import DuplicateBlob
 from sealvm.tcg.public import name_of, parse_public
 from sealvm.tpm import identity, pcr, profile_key
@@ -37,7 +42,11 @@ CA_LIMIT_BYTES = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class SyncReport:
-    """What an enrollment or synchronisation brought. `new_keys` and `all_keys`: (profile, epoch, cell)."""
+    """What an enrollment or synchronisation brought. Keys: (profile, epoch, cell).
+
+    rewrapped: instances whose disks were wrapped to other epochs. waiting: instances where that did not succeed yet,
+    and why.
+    """
 
     host: str
     host_id: str
@@ -47,6 +56,9 @@ class SyncReport:
     all_keys: tuple[tuple[str, int, str], ...]
     bundle_version: int
     bundle_expires: datetime
+    rewrapped: tuple[str, ...] = ()
+    waiting: tuple[tuple[str, str], ...] = ()
+    removed_keys: tuple[tuple[str, int, str], ...] = ()
 
 
 class HostRequestSigner:
@@ -83,6 +95,7 @@ def sync(directory: Path) -> SyncReport:
     config = load_host(directory)
     keyring = Keyring(directory)
     blobs = keyring.identity().blobs
+    refuse_clock_set_back(keyring.anchor(), datetime.now(UTC))
     with exclusive(config), connect(config, blobs) as client:
         challenge = client.sync_challenge()
         with config.open_tpm() as tpm:
@@ -90,7 +103,24 @@ def sync(directory: Path) -> SyncReport:
         held = keyring.keys()
         have = tuple(name_of(key.public) for key in held)
         answer = client.sync(SyncRequest(session=challenge.session, have=have, state=state))
-        return store_answer(config, answer, datetime.now(UTC))
+        report = store_answer(config, answer, datetime.now(UTC))
+        report_inventory(client, inventory(config, report.bundle_version))
+        return report
+
+
+def import_bundle(directory: Path, envelope: bytes) -> TrustBundle:
+    """Take a trust bundle that was carried here by hand, and do for the disks what a synchronisation does.
+
+    It brings approvals and provisioners; keys of new epochs come with a synchronisation only. Raises as
+    `bundles.verify_offered`, and ConflictError while the host synchronises.
+    """
+    config = load_host(directory)
+    with exclusive(config):
+        keyring = Keyring(directory)
+        bundle = verify_offered(keyring.anchor(), envelope, datetime.now(UTC))
+        store_bundle(keyring, bundle, envelope, None)
+        settle(config, bundle)
+    return bundle
 
 
 def connect(config: HostConfig, blobs: HostIdentityBlobs) -> AuthorityClient:
@@ -120,7 +150,8 @@ def store_answer(config: HostConfig, answer: SyncAnswer, now: datetime) -> SyncR
     """Check the authority's answer against the pinned anchor, import its keys into the TPM, and store everything."""
     keyring = Keyring(config.directory)
     anchor, own = keyring.anchor(), keyring.identity()
-    accepted = accept_answer(answer, anchor.point, now, anchor.version)
+    refuse_clock_set_back(anchor, now)
+    accepted = accept_answer(answer, anchor.point, no_earlier_than(anchor, now), anchor.version, anchor.issued)
     with config.open_tpm() as tpm:
         sealed = [
             SealedKey(
@@ -137,10 +168,10 @@ def store_answer(config: HostConfig, answer: SyncAnswer, now: datetime) -> SyncR
         ]
     for key in sealed:
         keyring.save_key(key)
-    keyring.save_bundle(accepted.envelope)
-    keyring.save_anchor(Anchor(anchor.point, accepted.bundle.version))
+    store_bundle(keyring, accepted.bundle, accepted.envelope, answer.time)
     if own.host_id != accepted.host_id:
         keyring.save_identity(dataclasses.replace(own, host_id=accepted.host_id))
+    settled = settle(config, accepted.bundle)
     held = keyring.keys()
     return SyncReport(
         host=accepted.host,
@@ -151,6 +182,9 @@ def store_answer(config: HostConfig, answer: SyncAnswer, now: datetime) -> SyncR
         all_keys=tuple((key.profile, key.epoch, key.cell) for key in held),
         bundle_version=accepted.bundle.version,
         bundle_expires=accepted.bundle.expires,
+        rewrapped=settled.rewrapped,
+        waiting=settled.waiting,
+        removed_keys=settled.removed_keys,
     )
 
 

@@ -168,6 +168,11 @@ def stated_expression(data: bytes) -> Expression:
     return parse_expression(_without_wraps(obj.get("tree"), 1))
 
 
+def list_wraps(data: bytes, context: str, expression: Expression) -> list[tuple[str, Wrap]]:
+    """Profile and wrap of every leaf of what `build_recipients` made for `context`. Raises as `check_recipients`."""
+    return [(name, wrap) for name, wraps in _leaves(_check_tree(data, context, expression)) for wrap in wraps]
+
+
 def open_recipients(
     data: bytes, header: Header, opener: ProfileKeyOpener, profiles: Collection[str] | None = None
 ) -> Secret:

@@ -23,7 +23,9 @@ class AcceptedAnswer:
     envelope: bytes
 
 
-def accept_answer(answer: SyncAnswer, anchor_point: bytes, now: datetime, floor_version: int) -> AcceptedAnswer:
+def accept_answer(
+    answer: SyncAnswer, anchor_point: bytes, now: datetime, floor_version: int, floor_issued: datetime | None = None
+) -> AcceptedAnswer:
     """The answer, after these checks:
 
     1. the trust bundle verifies under the pinned anchor, is fresh and not older than the newest seen;
@@ -35,7 +37,7 @@ def accept_answer(answer: SyncAnswer, anchor_point: bytes, now: datetime, floor_
     Raises what `verify_bundle` raises, and IntegrityRefused for 2 to 4. That the duplicate holds the private half of
     that public area, the TPM checks at import.
     """
-    bundle = verify_bundle(answer.bundle, anchor_point, now, floor_version)  # 1
+    bundle = verify_bundle(answer.bundle, anchor_point, now, floor_version, floor_issued)  # 1
     seen: set[tuple[str, int, str]] = set()
     for key in answer.keys:
         what = f"answer of the authority: key of profile {key.profile} epoch {key.epoch} cell {key.cell!r}"

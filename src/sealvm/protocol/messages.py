@@ -121,7 +121,8 @@ class SealedKey(Message):
 class SyncAnswer(Message):
     """Step 4, authority to host: the keys it lacks, and the trust bundle (a DSSE envelope).
 
-    `trust_class` is the class of the EK's root, `events` the number of events in the log that was replayed.
+    `trust_class` is the class of the EK's root, `events` the number of events in the log that was replayed, `time` the
+    authority's clock: a host that sees its own behind it later knows that it was set back.
     """
 
     host: ObjectName
@@ -130,6 +131,7 @@ class SyncAnswer(Message):
     events: Annotated[int, Field(ge=0)]
     keys: Annotated[tuple[SealedKey, ...], Field(max_length=KEYS_LIMIT)]
     bundle: Annotated[Base64Bytes, Field(max_length=16 * 1024 * 1024)]
+    time: Moment | None = None
 
 
 class SyncChallenge(Message):

@@ -276,11 +276,13 @@ class KeyNamed(Message):
 
 
 class DiskReport(Message):
-    """An instance's writable disk, and the profile keys its key is wrapped to."""
+    """An instance's writable disk: the profile keys its key is wrapped to, and those its package is wrapped to (none
+    when the package is not at hand)."""
 
     instance: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
     package: Digest
     wraps: Annotated[tuple[KeyNamed, ...], Field(max_length=64)]
+    package_wraps: Annotated[tuple[KeyNamed, ...], Field(max_length=64)] = ()
 
 
 class InventoryReport(Message):
