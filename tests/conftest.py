@@ -40,5 +40,5 @@ def network(enrolled_network: Network) -> Iterator[Network]:
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
-    """Bytes are named by their length: random ones would give a test another name in every process."""
-    return f"{argname}-{len(val)}-bytes" if isinstance(val, bytes) else None
+    """Bytes go by their argument's name: random ones would give a test another name in every process."""
+    return argname if isinstance(val, bytes) else None
