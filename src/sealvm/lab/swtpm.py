@@ -147,8 +147,11 @@ class Swtpm:
             return None
         return pid if f"dir={self.directory}".encode() in arguments else None
 
-    def start(self) -> None:
+    def start(self, *, resume: bool = False) -> None:
         """Power on: TPM2_Startup(CLEAR) done, all PCRs at their reset values. Does nothing when it runs already.
+
+        With `resume`, as firmware does when a computer wakes up: TPM2_Startup(STATE), PCRs as TPM2_Shutdown(STATE)
+        saved them; without that before, the TPM does not start up.
 
         Raises NotFoundError when no TPM was manufactured here, EnvironmentFault when swtpm does not start.
         """
@@ -158,11 +161,12 @@ class Swtpm:
             raise NotFoundError(f"{self.directory}: no software TPM was manufactured here")
         for stale in (self.socket, Path(f"{self.socket}.ctrl"), self.directory / "pid"):
             stale.unlink(missing_ok=True)
+        startup = "startup-state" if resume else "startup-clear"
         _run(
             _program("swtpm"),
             ["socket", "--tpm2", "--daemon", "--tpmstate", f"dir={self.directory}"],
             ["--server", f"type=unixio,path={self.socket}", "--ctrl", f"type=unixio,path={self.socket}.ctrl"],
-            ["--flags", "not-need-init,startup-clear", "--pid", f"file={self.directory / 'pid'}"],
+            ["--flags", f"not-need-init,{startup}", "--pid", f"file={self.directory / 'pid'}"],
             ["--log", f"file={self.directory / 'log'},level=1,truncate"],
         )
 

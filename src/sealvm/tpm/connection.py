@@ -102,6 +102,15 @@ class Tpm:
         """The library's own record of an object, which holds the public key that a session salt is encrypted to."""
         return bytes(self._esapi.tr_serialize(handle))
 
+    def tpm_handle(self, handle: Any) -> int:
+        """The TPM's own handle of an object or session that this connection knows."""
+        return int(self._esapi.tr_get_tpm_handle(handle))
+
+    @property
+    def transport(self) -> Any:
+        """Where whole commands are sent and answers received, past the library (sealvm.tpm.raw)."""
+        return self._esapi.tcti
+
     @contextmanager
     def policy_session(self, salt: Any | None = None, kind: Any = TPM2_SE.POLICY) -> Iterator[Any]:
         """A policy session (SHA-256). With `salt`, a loaded key whose Name the caller has checked, it is salted to that

@@ -20,12 +20,14 @@ from tpm2_pytss.constants import (
     TPM2_SE,
     TPM2_ST,
     TPM2_SU,
+    TPMA_NV,
     TPMA_SESSION,
 )
 from tpm2_pytss.types import (
     TPM2B_ECC_POINT,
     TPM2B_ENCRYPTED_SECRET,
     TPM2B_ID_OBJECT,
+    TPM2B_NV_PUBLIC,
     TPM2B_OPERAND,
     TPM2B_PRIVATE,
     TPM2B_PUBLIC,
@@ -34,14 +36,18 @@ from tpm2_pytss.types import (
     TPML_DIGEST,
     TPML_DIGEST_VALUES,
     TPML_PCR_SELECTION,
+    TPMS_CONTEXT,
     TPMS_ECC_POINT,
+    TPMS_NV_PUBLIC,
     TPMT_HA,
     TPMT_PUBLIC,
+    TPMT_RSA_DECRYPT,
     TPMT_SIG_SCHEME,
     TPMT_SIGNATURE,
     TPMT_SYM_DEF,
     TPMT_SYM_DEF_OBJECT,
     TPMT_TK_AUTH,
+    TPMT_TK_CREATION,
     TPMT_TK_HASHCHECK,
     TPMT_TK_VERIFIED,
     TPMU_HA,
@@ -69,6 +75,8 @@ ID_OBJECT_LIMIT_BYTES = 132
 NONCE_LIMIT_BYTES = 32
 TIMEOUT_LIMIT_BYTES = 64  # its contents are the TPM maker's business
 TICKET_LIMIT_BYTES = 64
+_CONTEXT_HEAD_BYTES = 18  # TPMS_CONTEXT before the contents of its blob
+_LIBRARY_HEAD_BYTES = 6
 
 
 def _at_most(contents: bytes, limit_bytes: int, what: str) -> bytes:
@@ -123,6 +131,14 @@ def ecc_point(point: bytes) -> Any:
 def pcr_selection(indices: Iterable[int]) -> Any:
     """TPML_PCR_SELECTION of one entry: these PCRs in the SHA-256 bank."""
     return TPML_PCR_SELECTION.parse("sha256:" + ",".join(str(index) for index in sorted(indices)))
+
+
+def bank_allocation(*, sha256: bool) -> Any:
+    """TPML_PCR_SELECTION for TPM2_PCR_Allocate: the SHA-256 bank with all PCRs, or the SHA-1 bank in its place."""
+    none, every = b"\x03" + bytes(3), b"\x03" + b"\xff" * 3
+    sha1, other = int(TPM2_ALG.SHA1).to_bytes(2, "big"), int(TPM2_ALG.SHA256).to_bytes(2, "big")
+    entries = sha1 + (none if sha256 else every) + other + (every if sha256 else none)
+    return TPML_PCR_SELECTION.unmarshal((2).to_bytes(4, "big") + entries)[0]
 
 
 def digest_list(digests: Sequence[bytes]) -> Any:
@@ -180,9 +196,37 @@ def no_hash_ticket() -> Any:
     return TPMT_TK_HASHCHECK(tag=TPM2_ST.HASHCHECK, hierarchy=TPM2_RH.NULL)
 
 
+def nv_space(index: int, size_bytes: int) -> Any:
+    """TPM2B_NV_PUBLIC of an ordinary index that owner and holder of its (empty) password read and write."""
+    attributes = TPMA_NV.OWNERWRITE | TPMA_NV.OWNERREAD | TPMA_NV.AUTHWRITE | TPMA_NV.AUTHREAD | TPMA_NV.NO_DA
+    return TPM2B_NV_PUBLIC(
+        nvPublic=TPMS_NV_PUBLIC(nvIndex=index, nameAlg=TPM2_ALG.SHA256, attributes=attributes, dataSize=size_bytes)
+    )
+
+
+def no_creation_ticket() -> Any:
+    """An empty TPMT_TK_CREATION."""
+    return TPMT_TK_CREATION(tag=TPM2_ST.CREATION, hierarchy=TPM2_RH.NULL)
+
+
+def no_rsa_scheme() -> Any:
+    """TPMT_RSA_DECRYPT saying: the key's own."""
+    return TPMT_RSA_DECRYPT(scheme=TPM2_ALG.NULL)
+
+
 def verified_ticket(hierarchy: int, digest: bytes) -> Any:
     """A TPMT_TK_VERIFIED with any contents, as one would be read back from a file (or forged)."""
     return TPMT_TK_VERIFIED(tag=TPM2_ST.VERIFIED, hierarchy=hierarchy, digest=digest)
+
+
+def altered_context(context: Any) -> Any:
+    """A saved context with a bit flipped within the TPM's own part of it.
+
+    The library puts 4 bytes and a length before that part and its own notes after it, which the TPM never sees.
+    """
+    raw = bytearray(context.marshal())
+    raw[_CONTEXT_HEAD_BYTES + _LIBRARY_HEAD_BYTES + 48] ^= 1
+    return TPMS_CONTEXT.unmarshal(bytes(raw))[0]
 
 
 def operand(contents: bytes) -> Any:

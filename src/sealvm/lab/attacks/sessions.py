@@ -57,7 +57,7 @@ def honest_use(tpm: Tpm, view: AttackerView) -> None:
 
 
 @contextmanager
-def _approved(
+def approved(
     tpm: Tpm, view: AttackerView, *, hierarchy: Any = ESYS_TR.OWNER, kind: Any = TPM2_SE.POLICY
 ) -> Iterator[Any]:
     """The twin loaded, and a session in which PolicyPCR and PolicyAuthorize have been done: (handle, session)."""
@@ -69,7 +69,8 @@ def _approved(
         yield handle, session
 
 
-def _limit(tpm: Tpm, session: Any, code: Any) -> None:
+def limit(tpm: Tpm, session: Any, code: Any) -> None:
+    """PolicyCommandCode: with ECDH_ZGen, the honest end of an approved session."""
     tpm.run("policy_command_code", policy_session=session, code=code)
 
 
@@ -78,13 +79,13 @@ def _zgen(tpm: Tpm, view: AttackerView, handle: Any, session: Any) -> None:
 
 
 def _no_command_code(tpm: Tpm, view: AttackerView) -> None:
-    with _approved(tpm, view) as (handle, session):
+    with approved(tpm, view) as (handle, session):
         _zgen(tpm, view, handle, session)
 
 
 def _other_command_code(tpm: Tpm, view: AttackerView) -> None:
-    with _approved(tpm, view) as (handle, session):
-        _limit(tpm, session, TPM2_CC.Duplicate)
+    with approved(tpm, view) as (handle, session):
+        limit(tpm, session, TPM2_CC.Duplicate)
         duplicate_to_software(tpm, handle, session)
 
 
@@ -92,8 +93,8 @@ def _honest_session_for(use: Callable[[Tpm, AttackerView, Any, Any], None]) -> C
     """An attack that does `use` in a session that is good for ECDH_ZGen."""
 
     def run(tpm: Tpm, view: AttackerView) -> None:
-        with _approved(tpm, view) as (handle, session):
-            _limit(tpm, session, TPM2_CC.ECDH_ZGen)
+        with approved(tpm, view) as (handle, session):
+            limit(tpm, session, TPM2_CC.ECDH_ZGen)
             use(tpm, view, handle, session)
 
     return run
@@ -127,14 +128,14 @@ def _on_the_wanted_key(tpm: Tpm, view: AttackerView, handle: Any, session: Any) 
 
 
 def _null_hierarchy(tpm: Tpm, view: AttackerView) -> None:
-    with _approved(tpm, view, hierarchy=ESYS_TR.NULL) as (handle, session):
-        _limit(tpm, session, TPM2_CC.ECDH_ZGen)
+    with approved(tpm, view, hierarchy=ESYS_TR.NULL) as (handle, session):
+        limit(tpm, session, TPM2_CC.ECDH_ZGen)
         _zgen(tpm, view, handle, session)
 
 
 def _trial(tpm: Tpm, view: AttackerView) -> None:
-    with _approved(tpm, view, kind=TPM2_SE.TRIAL) as (handle, session):
-        _limit(tpm, session, TPM2_CC.ECDH_ZGen)
+    with approved(tpm, view, kind=TPM2_SE.TRIAL) as (handle, session):
+        limit(tpm, session, TPM2_CC.ECDH_ZGen)
         _zgen(tpm, view, handle, session)
 
 

@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from sealvm.errors import TpmFault
-from sealvm.lab.attacks import approvals, duplication, leases, platform, sessions
+from sealvm.lab.attacks import (
+    approvals,
+    assertions,
+    attestation,
+    duplication,
+    handles,
+    keeping,
+    leases,
+    platform,
+    salts,
+    sessions,
+)
 from sealvm.lab.attacks.leased_twin import honest_lease
 from sealvm.lab.attacks.view import Attack, AttackerView, AttackResult, attempt
 from sealvm.lab.attacks.weak_parents import rewrap_from_srk_duplicate
@@ -15,6 +26,11 @@ ATTACKS: tuple[Attack, ...] = (
     *approvals.ATTACKS,
     *sessions.ATTACKS,
     *platform.ATTACKS,
+    *handles.ATTACKS,
+    *assertions.ATTACKS,
+    *attestation.ATTACKS,
+    *salts.ATTACKS,
+    *keeping.ATTACKS,
     *leases.ATTACKS,
 )
 
@@ -25,7 +41,8 @@ def run_attacks(view: AttackerView) -> list[AttackResult]:
     Before anything is claimed, the controls: the twins' honest use works, TPM2_Rewrap does give away a key that was
     duplicated to the SRK, and leases of weaker designs are broken. Takes a few seconds: some leases must end. Raises
     TpmFault when a control fails or an attack breaks down elsewhere than it should, and NotFoundError when the view
-    lacks an approval. Leaves PCR 10 extended, and nothing else changed.
+    lacks an approval. Leaves PCR 10 extended, and nothing else changed: attacks that cost a TPM its keys or a reset are
+    not among them (destructive.py, power.py).
     """
     with open_tpm(view.tcti, view.lock) as tpm:
         check_controls(tpm, view)
