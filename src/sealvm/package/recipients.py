@@ -337,6 +337,8 @@ def _parse_wrap(obj: Any, profile: str) -> Wrap:
         raw = base64.b64decode(data if isinstance(data, str) else "", validate=True)
     except (binascii.Error, ValueError) as problem:
         raise MalformedError(f"{what}: not base64") from problem
+    if base64.b64encode(raw).decode("ascii") != data:  # RFC 4648, section 3.5: one form for the same bytes
+        raise MalformedError(f"{what}: base64 with stray bits at its end")
     if len(raw) != WRAP_BYTES:
         raise MalformedError(f"{what}: {len(raw)} bytes, expected {WRAP_BYTES}")
     return Wrap(epoch, cell, raw)
