@@ -7,6 +7,7 @@ and loses the key's use at the end of its last one, without cooperating.
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import lru_cache
 
 from sealvm.attest.evaluate import evaluate
 from sealvm.attest.profile import Profile, load_profile
@@ -22,6 +23,8 @@ from sealvm.statements.lease import LeaseKey, SignedLease, sign_authorization, s
 from sealvm.tcg.pcr import pcr_digest
 from sealvm.tcg.public import name_of
 
+PARSED_PROFILES = 256
+
 
 def challenge(ctx: Context, host: HostRecord) -> LeaseChallenge:
     """A fresh nonce for the authenticated `host`; an earlier one that is pending is void."""
@@ -36,7 +39,7 @@ def challenge(ctx: Context, host: HostRecord) -> LeaseChallenge:
 def renew(ctx: Context, host: HostRecord, request: LeaseRequest) -> LeaseAnswer:
     """Renew the lease of the authenticated `host` for one profile key.
 
-    1. There is a challenge to this host, which is used up.
+    1. There is a challenge to this host. It is used up with the answer, be that a lease or a refusal at 3 or 4.
     2. The profile key exists, is leased, and is one that this host gets: by trust class and cell.
     3. The quote is the host's, fresh, for the very session that asks, and its log replays (protocol.lease).
     4. The state is approved for this key, and meets every requirement of the profile as it is now.
@@ -45,11 +48,10 @@ def renew(ctx: Context, host: HostRecord, request: LeaseRequest) -> LeaseAnswer:
     Raises EvidenceRefused (1, 3), NotFoundError, ConflictError or AccessRefused (2), StateRefused (4), AccessRefused
     (5). Refusals at 3 and 4 are audited. The lease is stored and audited in one transaction before it is answered.
     """
-    with ctx.store.write() as tx:
-        pending = tx.take_lease_challenge(request.session)
-    if pending is None or pending.host != host.name or pending.expires <= ctx.now():  # 1
-        raise EvidenceRefused("there is no pending challenge for this request", hint="renew again", check="session")
     with ctx.store.read() as tx:
+        pending = tx.lease_challenge(request.session)
+        if pending is None or pending.host != host.name or pending.expires <= ctx.now():  # 1
+            raise _no_challenge()
         epoch, profile = _leased_epoch(tx, host, request)  # 2
         approved = {a.pcr_digest for a in tx.approvals(epoch.profile) if a.key == epoch.key}
     key = LeaseKey(*epoch.key, name_of(host.srk_public), epoch.lease_point)
@@ -59,9 +61,9 @@ def renew(ctx: Context, host: HostRecord, request: LeaseRequest) -> LeaseAnswer:
         )
         _refuse_state(host, epoch, profile, proved, approved)  # 4
     except Refusal as refusal:
-        _note_refusal(ctx, host, epoch, refusal)
+        _note_refusal(ctx, host, epoch, refusal, pending)
         raise
-    return _grant(ctx, host, epoch, profile, proved)  # 5
+    return _grant(ctx, host, (epoch, profile), proved, pending)  # 5
 
 
 def list_leases(ctx: Context) -> list[LeaseView]:
@@ -94,7 +96,7 @@ def _leased_epoch(tx: Transaction, host: HostRecord, request: LeaseRequest) -> t
         raise NotFoundError(f"{what} does not exist, or is retired", hint="fetch what is new: sealvm host sync")
     if host.trust_class not in record.trust or epoch.cell not in {"", cell_for(host.cell, cells_of(epochs))}:
         raise AccessRefused(f"{what} is not for host {host.name}")
-    profile = load_profile(record.document, record.name)
+    profile = _parsed(record.document, record.name)
     if not epoch.lease_point or profile.lease_seconds is None:
         raise ConflictError(f"{what} is not leased", hint="its approvals are standing: the key needs no lease")
     return epoch, profile
@@ -121,7 +123,14 @@ def _refuse_state(
         )
 
 
-def _grant(ctx: Context, host: HostRecord, epoch: EpochRecord, profile: Profile, proved: ProvedRequest) -> LeaseAnswer:
+def _grant(
+    ctx: Context,
+    host: HostRecord,
+    leased: tuple[EpochRecord, Profile],
+    proved: ProvedRequest,
+    pending: ChallengeRecord,
+) -> LeaseAnswer:
+    epoch, profile = leased
     signer = ctx.custody.signer(LEASE_KEY)
     if signer.point != epoch.lease_point:
         raise ConflictError(
@@ -131,6 +140,8 @@ def _grant(ctx: Context, host: HostRecord, epoch: EpochRecord, profile: Profile,
     seconds, now = profile.lease_seconds or 0, ctx.now()
     grant = sign_grant(signer, proved.key, proved.nonce_tpm, seconds)
     with ctx.store.write() as tx:
+        if tx.take_lease_challenge(pending.session) is None:  # another request was quicker
+            raise _no_challenge()
         standing = tx.host(host.name)
         if standing is None or standing.request_keyid != host.request_keyid:
             raise AccessRefused(f"host {host.name} was removed or enrolled anew meanwhile")
@@ -177,7 +188,19 @@ def _boot_of(proved: ProvedRequest) -> tuple[bytes, bytes, int]:
     return proved.key.lease_point, proved.key.srk_name, proved.reset_count
 
 
-def _note_refusal(ctx: Context, host: HostRecord, epoch: EpochRecord, refusal: Refusal) -> None:
+def _no_challenge() -> EvidenceRefused:
+    return EvidenceRefused("there is no pending challenge for this request", hint="renew again", check="session")
+
+
+@lru_cache(maxsize=PARSED_PROFILES)
+def _parsed(document: str, name: str) -> Profile:
+    """A profile as it was applied; the same document reads the same."""
+    return load_profile(document, name)
+
+
+def _note_refusal(
+    ctx: Context, host: HostRecord, epoch: EpochRecord, refusal: Refusal, pending: ChallengeRecord
+) -> None:
     details = {
         "profile": epoch.profile,
         "epoch": epoch.epoch,
@@ -187,4 +210,5 @@ def _note_refusal(ctx: Context, host: HostRecord, epoch: EpochRecord, refusal: R
         "reason": refusal.message[:500],
     }
     with ctx.store.write() as tx:
+        tx.take_lease_challenge(pending.session)
         audit.record(ctx, tx, f"host {host.name}", audit.Action.LEASE_REFUSED, host.name, **details)

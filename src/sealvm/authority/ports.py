@@ -110,6 +110,7 @@ class Transaction(EnrollingTransaction, Protocol):
     def put_lease_challenge(self, record: ChallengeRecord) -> None:
         """Store the pending lease challenge of a host, in place of its earlier one."""
 
+    def lease_challenge(self, session: str) -> ChallengeRecord | None: ...
     def take_lease_challenge(self, session: str) -> ChallengeRecord | None:
         """The pending lease challenge, which is gone afterwards."""
         ...

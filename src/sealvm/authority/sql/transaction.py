@@ -106,6 +106,10 @@ class SqlTransaction(EnrollingStatements):
     def put_lease_challenge(self, record: ChallengeRecord) -> None:
         self._put(tables.lease_challenges, record, tables.lease_challenges.c.host == record.host)
 
+    def lease_challenge(self, session: str) -> ChallengeRecord | None:
+        table = tables.lease_challenges
+        return self._one(ChallengeRecord, table, table.c.session == session)
+
     def take_lease_challenge(self, session: str) -> ChallengeRecord | None:
         table = tables.lease_challenges
         return self._take(ChallengeRecord, table, table.c.session == session)
