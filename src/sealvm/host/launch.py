@@ -136,7 +136,8 @@ def start(config: HostConfig, name: str, hypervisor: Hypervisor) -> LaunchReport
         launched = start_instance(
             config.directory, name, keys, start_block_server=start_block_server, hypervisor=hypervisor
         )
-    return LaunchReport(launched, package, opener.tpm_seconds, opener.uses, steps)
+    seconds, uses = opener.tpm_seconds + share_opener.tpm_seconds, opener.uses + share_opener.uses
+    return LaunchReport(launched, package, seconds, uses, steps)
 
 
 def _verified(config: HostConfig, layout: OciLayout, name: str) -> tuple[KeyOpener, VerifiedPackage]:
