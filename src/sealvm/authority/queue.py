@@ -40,7 +40,7 @@ def add_evidence(ctx: Context, actor: str, evidence: Evidence) -> EvidenceView:
     if host is None or host.enrolled is None:  # 1
         raise NotFoundError(f"host {evidence.host} is not enrolled", hint="`sealvm host list` shows those that are")
     nonce = quote_nonce("saved-evidence", evidence.nonce)
-    state = prove_state(evidence.state, host.ak_public, nonce, evidence.pcrs)  # 2
+    state = prove_state(evidence, host.ak_public, nonce, evidence.pcrs)  # 2
     with ctx.store.write() as tx:
         record = observed.note(ctx, tx, host, state)
         events = len(state.measured.events)

@@ -16,6 +16,11 @@ def read_bytes(path: Path, what: str) -> bytes:
     return read_limited(path, LIMIT_BYTES, hint=f"name the file with the {what}")
 
 
+def read_limited_file(path: Path, limit: int, what: str) -> bytes:
+    """The file's bytes. Raises NotFoundError, MalformedError above `limit` bytes, StorageFault."""
+    return read_limited(path, limit, hint=f"name the file with the {what}")
+
+
 def read_text(path: Path, what: str) -> str:
     """The file's text. Raises as `read_bytes`, and MalformedError when it is no UTF-8."""
     try:

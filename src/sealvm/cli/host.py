@@ -14,6 +14,7 @@ import click
 
 from sealvm.cli import host_admission
 from sealvm.cli.host_lease import lease
+from sealvm.cli.host_trust import assign, evidence
 from sealvm.cli.options import SYSTEM, authority_option, host_argument, json_option
 from sealvm.cli.output import emit, note, table
 
@@ -28,7 +29,8 @@ def host() -> None:
     """Enroll hosts, keep them in step, explain what they can open."""
 
 
-host.add_command(lease)
+for command in (lease, evidence, assign):
+    host.add_command(command)
 
 
 for command in (

@@ -13,6 +13,8 @@ _COMMANDS = {
     "doctor": ("sealvm.cli.doctor", "doctor", "Check what this machine lacks for the role it is to play."),
     "lab": ("sealvm.cli.lab", "lab", "A computing network on this machine, with software TPMs."),
     "authority": ("sealvm.cli.authority", "authority", "Set up and serve the authority, which owns profile keys."),
+    "approver": ("sealvm.cli.approver", "approver", "Sign approvals on a machine that has no network."),
+    "bundle": ("sealvm.cli.bundle", "bundle", "Carry the trust bundle on a stick."),
     "profile": ("sealvm.cli.profile", "profile", "Define security profiles and approve host states."),
     "host": ("sealvm.cli.host", "host", "Enroll hosts, keep them in step, explain what they can open."),
     "provisioner": ("sealvm.cli.provisioner", "provisioner", "Keys that sign launch packages, and who trusts them."),

@@ -10,6 +10,7 @@ import click
 
 from sealvm.cli.options import authority_option, json_option, provisioner_option
 from sealvm.cli.output import emit, progress
+from sealvm.cli.package_rewrap import rewrap
 
 if TYPE_CHECKING:
     from sealvm.package.chunks import Compression
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 @click.group()
 def package() -> None:
     """Build, inspect and verify launch packages."""
+
+
+package.add_command(rewrap)
 
 
 @package.command()

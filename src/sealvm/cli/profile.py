@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,11 +9,13 @@ import click
 
 from sealvm.cli.options import authority_option, json_option
 from sealvm.cli.output import emit, table
+from sealvm.cli.profile_approve import approve, queue, withdraw
+from sealvm.cli.profile_epochs import cell, retire, rotate, rule
 from sealvm.cli.profile_lint import lint
 from sealvm.cli.profile_predict import predict
 
 if TYPE_CHECKING:
-    from sealvm.protocol.operator import ApprovalView, ProfileView
+    from sealvm.protocol.operator import ProfileView
 
 
 @click.group()
@@ -22,8 +23,8 @@ def profile() -> None:
     """Define security profiles and approve host states."""
 
 
-profile.add_command(lint)
-profile.add_command(predict)
+for command in (lint, predict, approve, queue, withdraw, rotate, retire, cell, rule):
+    profile.add_command(command)
 
 
 @profile.command()
@@ -82,36 +83,6 @@ def list_profiles(authority_dir: Path) -> None:
     )
 
 
-@profile.command()
-@click.argument("name")
-@click.option("--host", "host", required=True, help="The enrolled host whose last verified state is to be approved.")
-@click.option("--dry-run", is_flag=True, help="Say what it would do, and sign nothing.")
-@authority_option
-@json_option
-def approve(name: str, host: str, dry_run: bool, authority_dir: Path) -> None:
-    """Approve a host's state for the profile NAME, if it meets every requirement.
-
-    An approval is public and good on every host in that state, for as long as the profile's epoch lasts.
-    """
-    from sealvm.client.operator import operator_client
-
-    with operator_client(authority_dir) as client:
-        views = client.approve(name, host, dry_run=dry_run)
-    emit([view.model_dump(mode="json") for view in views], lambda: approval_lines(views))
-
-
-def approval_lines(views: Sequence[ApprovalView]) -> list[str]:
-    """An approval for people: each requirement with the event that decides, then who has access."""
-    lines: list[str] = []
-    for view in views:
-        lines += [f"{'met' if r.met else 'NOT'}  {r.name}  {r.detail}" for r in view.requirements]
-        verb = {"signed": "approval signed", "existing": "approved before", "dry-run": "nothing signed (dry run)"}
-        lines.append(f"{verb[view.outcome]}: epoch {view.epoch}, PCR digest {view.pcr_digest.hex()[:16]}…")
-        lines.append(f"  satisfied by:     {', '.join(view.satisfied_by) or 'no host'}")
-        lines.append(f"  not satisfied by: {', '.join(view.not_satisfied_by) or 'no host'}")
-    return lines
-
-
 def _summary(view: ProfileView) -> list[str]:
     from sealvm.crypto.ec import keyid_of
 
@@ -122,7 +93,11 @@ def _summary(view: ProfileView) -> list[str]:
     for epoch in view.epochs:
         cell = f" cell {epoch.cell}" if epoch.cell else ""
         approvals = ", ".join(epoch.approvals) or "none"
+        if epoch.retired is not None:
+            lines.append(f"  epoch {epoch.epoch}{cell}: retired {epoch.retired:%Y-%m-%d}")
+            continue
+        closed = "" if epoch.wraps else ", no new wraps"
         lines.append(
-            f"  epoch {epoch.epoch}{cell} ({epoch.mode}): key {keyid_of(epoch.point)[:16]}…, approvals: {approvals}"
+            f"  epoch {epoch.epoch}{cell} ({epoch.mode}{closed}): key {keyid_of(epoch.point)[:16]}…, approvals: {approvals}"
         )
     return lines

@@ -12,6 +12,7 @@ from sealvm.cli.output import emit
 
 if TYPE_CHECKING:
     from sealvm.attest.artefacts import Artefacts
+    from sealvm.attest.state import MeasuredState
 
 _ARTEFACT_BYTES_MAX = 1 << 30
 
@@ -26,8 +27,9 @@ _ARTEFACT_BYTES_MAX = 1 << 30
 @click.option("--initrd", type=click.Path(path_type=Path), help="The initrd that is handed to the kernel.")
 @click.option("--cmdline", help="The kernel's options; with --qemu-memory without what QEMU adds.")
 @click.option("--qemu-memory", type=int, metavar="MIB", help="The kernel comes from QEMU's -kernel, on such a machine.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write the state to a file for `profile approve`.")
 @json_option
-def predict(profile_file: Path | None, evidence: Path, **booted: Any) -> None:
+def predict(profile_file: Path | None, evidence: Path, out: Path | None, **booted: Any) -> None:
     """Compute the PCR values of a host's next boot, from its saved evidence and what it will boot.
 
     Give --uki, or --kernel with --cmdline. With PROFILE (a YAML file) it says which requirements the new state meets.
@@ -44,6 +46,8 @@ def predict(profile_file: Path | None, evidence: Path, **booted: Any) -> None:
     judged = None if profile_file is None else load_profile(read_text(profile_file, "profile"), str(profile_file))
     observed = load_saved_state(_read(evidence, SAVED_BYTES_MAX, "saved evidence"), str(evidence))
     state = predicted_state(observed, artefacts)
+    if out is not None:
+        _save(out, state, evidence, booted)
     changed = [pcr for pcr, value in state.pcr_values.items() if observed.pcr_values.get(pcr, value) != value]
     data: dict[str, Any] = {**reference_of(state), "changed": changed}
     lines = [
@@ -58,6 +62,24 @@ def predict(profile_file: Path | None, evidence: Path, **booted: Any) -> None:
         ]
         lines += ["", *render_evaluation(evaluation)]
     emit(data, lines)
+
+
+def _save(out: Path, state: MeasuredState, evidence: Path, booted: dict[str, Any]) -> None:
+    """The state as `sealvm profile approve --predicted` takes it: its log replays to its PCR values."""
+    from sealvm.attest.replayable import replayable
+    from sealvm.protocol.trust import PREDICTION_FORMAT, Prediction
+    from sealvm.store.atomic import write_atomic
+
+    log, preimages = replayable(state)
+    what = booted.get("uki") or booted.get("kernel") or evidence
+    prediction = Prediction(
+        format=PREDICTION_FORMAT,
+        label=f"{Path(what).name} on the firmware of {evidence.name}"[:128],
+        pcr_values=dict(state.pcr_values),
+        event_log=log,
+        preimages=preimages,
+    )
+    write_atomic(out, prediction.model_dump_json().encode())
 
 
 def _artefacts(

@@ -40,14 +40,16 @@ Signature = Annotated[Base64Bytes, Field(min_length=8, max_length=80)]
 Label = Annotated[str, Field(max_length=256)]
 
 
-class Evidence(Message):
-    """A host's quoted state as a file: over a nonce of its own choice, so it says that the host was in it, not when."""
+class Evidence(QuotedState):
+    """A host's quoted state as a file, over a nonce of its own choice: it says that the host was in it, not when.
+
+    `attest.saved` reads the same file for `profile predict` and `profile lint`.
+    """
 
     format: Literal["sealvm-host-evidence-v1"]
     host: ObjectName
     nonce: Annotated[Base64Bytes, Field(min_length=32, max_length=32)]
     pcrs: Annotated[tuple[PcrIndex, ...], Field(min_length=1, max_length=24)]
-    state: QuotedState
 
 
 class EvidenceView(Message):
