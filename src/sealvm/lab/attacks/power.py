@@ -8,7 +8,7 @@ take a TPM that may be switched off, so they are no part of the suite that the d
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -169,7 +169,10 @@ def _key_context(tpm: Tpm, view: AttackerView) -> _Held:
 
 
 def _each(
-    name: str, says: str, prepare: Callable[[Tpm, AttackerView], _Held], **answers: tuple[str, str]
+    name: str,
+    says: str,
+    prepare: Callable[[Tpm, AttackerView], _Held],
+    answers: Mapping[Beginning, tuple[str, str]],
 ) -> tuple[PowerAttack, ...]:
     """The same attack over several beginnings, each with the command that is refused and the code."""
     return tuple(
@@ -177,7 +180,6 @@ def _each(
             f"{name}-{beginning}", f"{says}, after a {beginning}", prepare, beginning, command, frozenset({code})
         )
         for beginning, (command, code) in answers.items()
-        if beginning in ("reset", "restart", "resume")
     )
 
 
@@ -186,45 +188,57 @@ POWER_ATTACKS: tuple[PowerAttack, ...] = (
         "saved-session",
         "a standing key's session, satisfied in the approved state and saved",
         _saved_session,
-        reset=("context_load", "INTEGRITY"),
-        restart=("ecdh_zgen", "PCR_CHANGED"),
-        resume=("ecdh_zgen", "PCR_CHANGED"),
+        {
+            "reset": ("context_load", "INTEGRITY"),
+            "restart": ("ecdh_zgen", "PCR_CHANGED"),
+            "resume": ("ecdh_zgen", "PCR_CHANGED"),
+        },
     ),
     *_each(
         "saved-leased-session",
         "a leased key's session, satisfied in the approved state and saved",
         _leased_session,
-        reset=("context_load", "INTEGRITY"),
-        restart=("ecdh_zgen", "PCR_CHANGED"),
-        resume=("ecdh_zgen", "PCR_CHANGED"),
+        {
+            "reset": ("context_load", "INTEGRITY"),
+            "restart": ("ecdh_zgen", "PCR_CHANGED"),
+            "resume": ("ecdh_zgen", "PCR_CHANGED"),
+        },
     ),
     *_each(
         "lease-ticket",
         "a lease whose term is not over",
         _ticket,
-        reset=("policy_counter_timer", "POLICY"),
-        restart=("policy_ticket", "TICKET"),
-        resume=("policy_ticket", "TICKET"),
+        {
+            "reset": ("policy_counter_timer", "POLICY"),
+            "restart": ("policy_ticket", "TICKET"),
+            "resume": ("policy_ticket", "TICKET"),
+        },
     ),
     *_each(
         "persistent-key",
         "a standing key made persistent in the approved state",
         _persistent,
-        reset=("policy_authorize", "VALUE"),
-        restart=("policy_authorize", "VALUE"),
+        {
+            "reset": ("policy_authorize", "VALUE"),
+            "restart": ("policy_authorize", "VALUE"),
+        },
     ),
     *_each(
         "no-bank",
         "the SHA-256 bank switched off by TPM2_PCR_Allocate, an approval used that was verified before",
         _without_bank,
-        reset=("policy_authorize", "VALUE"),
+        {
+            "reset": ("policy_authorize", "VALUE"),
+        },
     ),
     *_each(
         "key-context",
         "a key's saved context",
         _key_context,
-        reset=("context_load", "INTEGRITY"),
-        restart=("ecdh_zgen", "POLICY_FAIL"),
-        resume=("ecdh_zgen", "POLICY_FAIL"),
+        {
+            "reset": ("context_load", "INTEGRITY"),
+            "restart": ("ecdh_zgen", "POLICY_FAIL"),
+            "resume": ("ecdh_zgen", "POLICY_FAIL"),
+        },
     ),
 )
