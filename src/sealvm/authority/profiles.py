@@ -102,6 +102,7 @@ def _view(tx: Transaction, record: ProfileRecord, outcome: Outcome) -> ProfileVi
             cell=epoch.cell,
             mode=epoch.mode,
             point=epoch.point,
+            digests=tuple(approval.pcr_digest for approval in approvals if approval.key == epoch.key),
             wraps=epoch.wraps,
             retired=epoch.retired,
             created=epoch.created,

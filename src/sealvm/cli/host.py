@@ -29,11 +29,10 @@ def host() -> None:
     """Enroll hosts, keep them in step, explain what they can open."""
 
 
-for command in (lease, evidence, assign):
-    host.add_command(command)
-
-
 for command in (
+    lease,
+    evidence,
+    assign,
     host_admission.register,
     host_admission.pending,
     host_admission.approve,

@@ -91,13 +91,15 @@ def _summary(view: ProfileView) -> list[str]:
         f"  PCRs {' '.join(map(str, view.pcrs))}; TPMs of class {', '.join(view.trust)}",
     ]
     for epoch in view.epochs:
-        cell = f" cell {epoch.cell}" if epoch.cell else ""
-        approvals = ", ".join(epoch.approvals) or "none"
+        named = f"epoch {epoch.epoch}" + (f" cell {epoch.cell}" if epoch.cell else "")
         if epoch.retired is not None:
-            lines.append(f"  epoch {epoch.epoch}{cell}: retired {epoch.retired:%Y-%m-%d}")
+            lines.append(f"  {named}: retired {epoch.retired:%Y-%m-%d}")
             continue
         closed = "" if epoch.wraps else ", no new wraps"
+        key = f"key {keyid_of(epoch.point)[:16]}…"
         lines.append(
-            f"  epoch {epoch.epoch}{cell} ({epoch.mode}{closed}): key {keyid_of(epoch.point)[:16]}…, approvals: {approvals}"
+            f"  {named} ({epoch.mode}{closed}): {key}, approvals: {'' if epoch.approvals else 'none'}".rstrip()
         )
+        states = zip(epoch.digests, epoch.approvals, strict=True)
+        lines += [f"    {digest.hex()[:16]}  {label}" for digest, label in states]
     return lines

@@ -47,7 +47,7 @@ def rotate(name: str, cell: str | None, dry_run: bool, authority_dir: Path) -> N
 
 @click.command()
 @click.argument("name")
-@click.option("--epoch", type=click.IntRange(1), required=True)
+@click.option("--epoch", type=click.IntRange(1), required=True, help="The epoch's number.")
 @click.option("--cell", help="Only of this cell. [default: of all cells]")
 @dry_run_option
 @authority_option

@@ -73,13 +73,14 @@ class ApplyRequest(Message):
 
 
 class EpochView(Message):
-    """One generation of a profile's key."""
+    """One generation of a profile's key. `approvals` are the labels of approved states, `digests` their PCR digests."""
 
     epoch: Epoch
     cell: CellName
     mode: str
     point: Point
     approvals: tuple[str, ...]
+    digests: tuple[Digest, ...]
     wraps: bool
     created: Moment
     retired: Moment | None
