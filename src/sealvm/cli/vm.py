@@ -13,8 +13,10 @@ from sealvm.cli.options import host_option, json_option
 from sealvm.cli.output import emit, note, table
 
 if TYPE_CHECKING:
+    from sealvm.host.config import HostConfig
     from sealvm.host.hypervisor.qemu import Qemu
     from sealvm.host.instances import Instance
+    from sealvm.host.keyring import StoredLease
     from sealvm.host.launch import LaunchReport
 
 WAIT_SECONDS = 120
@@ -62,7 +64,7 @@ def launch(
     options = pipeline.LaunchOptions(name, memory_mib, cpus, disk_mib * 2**20 if disk_mib else None)
     began = time.monotonic()
     hypervisor = _hypervisor(host_dir)
-    started = pipeline.launch(config, parse_reference(reference), options, hypervisor)
+    started = pipeline.launch(config, parse_reference(reference), options, hypervisor, _renewed)
     _finish(started, hypervisor, began, wait_text, timeout, report=report)
 
 
@@ -79,7 +81,7 @@ def start(name: str, wait_text: str | None, timeout: float, host_dir: Path) -> N
 
     began = time.monotonic()
     hypervisor = _hypervisor(host_dir)
-    started = pipeline.start(load_host(host_dir), name, hypervisor)
+    started = pipeline.start(load_host(host_dir), name, hypervisor, _renewed)
     _finish(started, hypervisor, began, wait_text, timeout, report=False)
 
 
@@ -145,6 +147,13 @@ def rm(name: str, force: bool, host_dir: Path) -> None:
 
     remove_instance(host_dir, name, _hypervisor(host_dir), force=force)
     emit({"name": name, "removed": True}, [f"{name} is removed"])
+
+
+def _renewed(config: HostConfig, profile: str, epoch: int, cell: str) -> StoredLease:
+    """Ask the authority for a lease; loads what speaks to it only where a launch lacks one."""
+    from sealvm.host.lease import renew
+
+    return renew(config, profile, epoch, cell)
 
 
 def _hypervisor(host_dir: Path) -> Qemu:

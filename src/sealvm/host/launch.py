@@ -9,7 +9,7 @@
 7. Block server, storage daemon and QEMU start; nothing is decrypted to disk.
 
 A failure at any step undoes those before it, but not step 6. No network is used, but that in step 4 the authority is
-asked once for the lease of a leased profile that has none; without the authority that is a refusal.
+asked once, by `renewal`, for the lease of a leased profile that has none; without the authority that is a refusal.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sealvm.errors import InputError, StateRefused
-from sealvm.host import lease, lineages
+from sealvm.host import lineages
 from sealvm.host.blockserver.server import start_block_server
 from sealvm.host.bundles import disk_bundle
 from sealvm.host.config import HostConfig
@@ -32,7 +32,7 @@ from sealvm.host.instance_record import folder_of
 from sealvm.host.keyring import Keyring
 from sealvm.host.launch_vm import InstanceSpec, Keys, Launched, launch_instance, start_instance
 from sealvm.host.overlay_key import new_overlay_key, unwrap_overlay_key
-from sealvm.host.unlock import KeyOpener, accepted_provisioners, stored_bundle
+from sealvm.host.unlock import KeyOpener, Renewal, accepted_provisioners, stored_bundle
 from sealvm.package.expression import leaves_of
 from sealvm.package.header import Header
 from sealvm.package.locate import locate
@@ -77,7 +77,13 @@ class LaunchReport:
     steps: StepTimes
 
 
-def launch(config: HostConfig, reference: Reference, options: LaunchOptions, hypervisor: Hypervisor) -> LaunchReport:
+def launch(
+    config: HostConfig,
+    reference: Reference,
+    options: LaunchOptions,
+    hypervisor: Hypervisor,
+    renewal: Renewal | None = None,
+) -> LaunchReport:
     """Start a new instance of the package that `reference` names on this host.
 
     Raises StateRefused with `explanation_lines` in its fields when the host's state is not approved; what
@@ -86,7 +92,7 @@ def launch(config: HostConfig, reference: Reference, options: LaunchOptions, hyp
     steps = StepTimes()
     with OciLayout.open(reference.directory) as layout:
         with steps.step("verify"):
-            opener, package = _verified(config, layout, reference.tag)  # 1, 2
+            opener, package = _verified(config, layout, reference.tag, renewal)  # 1, 2
             lineages.check(config.directory, package.header)  # 3
             disk_bytes = _disk_bytes(options, package.header)
         with steps.step("unwrap"), explaining(config, package.header):
@@ -115,7 +121,7 @@ def launch(config: HostConfig, reference: Reference, options: LaunchOptions, hyp
     return LaunchReport(launched, package, opener.tpm_seconds, opener.uses, steps)
 
 
-def start(config: HostConfig, name: str, hypervisor: Hypervisor) -> LaunchReport:
+def start(config: HostConfig, name: str, hypervisor: Hypervisor, renewal: Renewal | None = None) -> LaunchReport:
     """Start a stopped instance again, from its own disk: steps 1, 2, 4 and 7, with the disk's key out of its wrap.
 
     The version is not checked again: the instance exists. Raises as `launch`, NotFoundError when its package is gone.
@@ -125,12 +131,12 @@ def start(config: HostConfig, name: str, hypervisor: Hypervisor) -> LaunchReport
     record = folder.read()
     with OciLayout.open(Path(record.layout_dir)) as layout:
         with steps.step("verify"):
-            opener, package = _verified(config, layout, locate(layout, record.header_digest))
+            opener, package = _verified(config, layout, locate(layout, record.header_digest), renewal)
             if package.header_digest != record.header_digest:
                 raise InputError(f"instance {name}: its package is not the one in {record.layout_dir}")
         with steps.step("unwrap"), explaining(config, package.header):
             key = package.unwrap(opener)
-            share_opener = _disk_opener(config, opener.bundle)
+            share_opener = _disk_opener(config, opener.bundle, renewal)
             keys = Keys(key, unwrap_overlay_key(folder.read_wrap(), package.header, name, share_opener, key))
     with steps.step("start"):
         launched = start_instance(
@@ -140,16 +146,18 @@ def start(config: HostConfig, name: str, hypervisor: Hypervisor) -> LaunchReport
     return LaunchReport(launched, package, seconds, uses, steps)
 
 
-def _verified(config: HostConfig, layout: OciLayout, name: str) -> tuple[KeyOpener, VerifiedPackage]:
+def _verified(
+    config: HostConfig, layout: OciLayout, name: str, renewal: Renewal | None
+) -> tuple[KeyOpener, VerifiedPackage]:
     keyring = Keyring(config.directory)
     bundle = stored_bundle(keyring)
-    return KeyOpener(config, keyring, bundle, lease.renew), open_package(layout, name, accepted_provisioners(bundle))
+    return KeyOpener(config, keyring, bundle, renewal), open_package(layout, name, accepted_provisioners(bundle))
 
 
-def _disk_opener(config: HostConfig, bundle: TrustBundle) -> KeyOpener:
+def _disk_opener(config: HostConfig, bundle: TrustBundle, renewal: Renewal | None) -> KeyOpener:
     """Opens also what is wrapped to an epoch that was retired before this host could wrap the disk anew."""
     keyring = Keyring(config.directory)
-    return KeyOpener(config, keyring, disk_bundle(keyring, bundle), lease.renew)
+    return KeyOpener(config, keyring, disk_bundle(keyring, bundle), renewal)
 
 
 @contextmanager
