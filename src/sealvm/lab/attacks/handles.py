@@ -181,6 +181,20 @@ def _session_audit(tpm: Tpm, _view: AttackerView, handle: Any, session: Any) -> 
         )
 
 
+def _nv_certify(tpm: Tpm, view: AttackerView, handle: Any, session: Any) -> None:
+    """The key as signer over the start of the EK certificate, which its index's empty password reads."""
+    tpm.run(
+        "nv_certify",
+        sign_handle=handle,
+        nv_index=tpm.persistent(view.blobs.ek_nv_index),
+        qualifying_data=b"",
+        in_scheme=ecdsa_scheme(),
+        size=_BLOCK_BYTES,
+        session1=session,
+        session2=ESYS_TR.PASSWORD,
+    )
+
+
 def _reporting(command: str) -> Callable[[Tpm, AttackerView, Any, Any], None]:
     """GetTime or GetCommandAuditDigest: endorsement's empty password first, the signing key second."""
 
@@ -246,6 +260,7 @@ _USES = (
         _reporting("get_command_audit_digest"),
     ),
     _Use("session-audit", "get_session_audit_digest", "TPM2_GetSessionAuditDigest as signer", _session_audit),
+    _Use("nv-certify", "nv_certify", "TPM2_NV_Certify as signer", _nv_certify),
     _Use("create", "create", "TPM2_Create as parent", _create),
     _Use("create-loaded", "create_loaded", "TPM2_CreateLoaded as parent", _create_loaded),
     _Use("activate", "activate_credential", "TPM2_ActivateCredential on the duplicate's seed", _activate),
