@@ -7,12 +7,14 @@ others run on the host itself.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from sealvm.cli import host_admission
+from sealvm.cli.artefacts import artefact_options, read_artefacts
 from sealvm.cli.host_lease import lease
 from sealvm.cli.host_trust import assign, evidence
 from sealvm.cli.options import SYSTEM, authority_option, host_argument, json_option
@@ -21,6 +23,7 @@ from sealvm.cli.output import emit, note, table
 if TYPE_CHECKING:
     from sealvm.host.config import EkKind
     from sealvm.host.explain import ProfileAnswer
+    from sealvm.host.next_boot import NextBootAnswer
     from sealvm.host.sync import SyncReport
 
 
@@ -159,9 +162,14 @@ def status(host_dir: Path) -> None:
 @host.command()
 @host_argument
 @click.option("--profile", "profiles", multiple=True, help="Only this profile; repeatable.")
+@click.option("--next-boot", is_flag=True, help="After a boot of what the following options name.")
+@artefact_options
 @json_option
-def explain(host_dir: Path, profiles: tuple[str, ...]) -> None:
+def explain(host_dir: Path, profiles: tuple[str, ...], *, next_boot: bool, **booted: Any) -> None:
     """For each profile: can this host use its key now, and if not, which PCR and event differ, and what to do.
+
+    With --next-boot, and --uki or --kernel with --cmdline: could it, after it booted these? Firmware, its settings and
+    the partition table are assumed to stay; docs/pcrs.md says what else is.
 
     Exit code 20 when a profile's key cannot be used. Needs no network.
     """
@@ -169,12 +177,21 @@ def explain(host_dir: Path, profiles: tuple[str, ...]) -> None:
     from sealvm.errors import NotFoundError, StateRefused
     from sealvm.host.config import load_host
     from sealvm.host.explain import explain_host
+    from sealvm.host.next_boot import explain_next_boot
 
+    if not next_boot and any(value is not None for value in booted.values()):
+        raise click.UsageError("what to boot is asked about with --next-boot")
     config = load_host(host_dir)
-    answers = explain_host(config, profiles or None)
+    answers: Sequence[ProfileAnswer | NextBootAnswer]
+    if next_boot:
+        answers = explain_next_boot(config, read_artefacts(**booted), profiles or None)
+    else:
+        answers = explain_host(config, profiles or None)
     if unknown := set(profiles) - {answer.profile for answer in answers}:
         raise NotFoundError(f"profile {min(unknown)!r} is not in this host's trust bundle", hint="sealvm host sync")
-    emit({"host": config.name, "profiles": [a.to_json() for a in answers]}, lambda: _explained(config.name, answers))
+    data: dict[str, Any] = {"host": config.name, **({"next_boot": True} if next_boot else {})}
+    data["profiles"] = [answer.to_json() for answer in answers]
+    emit(data, lambda: _explained(config.name, answers, ", after the next boot" if next_boot else ""))
     if not all(answer.usable for answer in answers):
         sys.exit(EXIT_CODES[StateRefused])
 
@@ -212,15 +229,15 @@ def _show_report(report: SyncReport, headline: str) -> None:
     emit(data, lines)
 
 
-def _verdict(answer: ProfileAnswer) -> str:
+def _verdict(answer: ProfileAnswer | NextBootAnswer) -> str:
     return "usable " if answer.usable else "refused" if answer.holds_key else "no key "
 
 
-def _explained(name: str, answers: list[ProfileAnswer]) -> list[str]:
+def _explained(name: str, answers: Sequence[ProfileAnswer | NextBootAnswer], when: str) -> list[str]:
     if not answers:
         note("the trust bundle lists no profiles")
     lines: list[str] = []
     for answer in answers:
-        lines.append(f"host '{name}', profile '{answer.profile}': {_verdict(answer).strip()}")
+        lines.append(f"host '{name}', profile '{answer.profile}'{when}: {_verdict(answer).strip()}")
         lines += [f"  {line}" for line in answer.lines()]
     return lines

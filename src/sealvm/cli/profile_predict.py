@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sealvm.cli.artefacts import artefact_options, read_artefacts
 from sealvm.cli.options import json_option
 from sealvm.cli.output import emit
 
 if TYPE_CHECKING:
-    from sealvm.attest.artefacts import Artefacts
     from sealvm.attest.state import MeasuredState
-
-_ARTEFACT_BYTES_MAX = 1 << 30
 
 
 @click.command()
@@ -22,11 +20,7 @@ _ARTEFACT_BYTES_MAX = 1 << 30
 @click.option(
     "--evidence", required=True, type=click.Path(path_type=Path), help="The saved evidence of the host that is updated."
 )
-@click.option("--uki", type=click.Path(path_type=Path), help="A unified kernel image that the firmware starts.")
-@click.option("--kernel", type=click.Path(path_type=Path), help="A kernel that the firmware or QEMU starts.")
-@click.option("--initrd", type=click.Path(path_type=Path), help="The initrd that is handed to the kernel.")
-@click.option("--cmdline", help="The kernel's options; with --qemu-memory without what QEMU adds.")
-@click.option("--qemu-memory", type=int, metavar="MIB", help="The kernel comes from QEMU's -kernel, on such a machine.")
+@artefact_options
 @click.option("--out", type=click.Path(path_type=Path), help="Write the state to a file for `profile approve`.")
 @json_option
 def predict(profile_file: Path | None, evidence: Path, out: Path | None, **booted: Any) -> None:
@@ -40,11 +34,11 @@ def predict(profile_file: Path | None, evidence: Path, out: Path | None, **boote
     from sealvm.attest.profile import load_profile
     from sealvm.attest.reference import reference_of
     from sealvm.attest.saved import SAVED_BYTES_MAX, load_saved_state
-    from sealvm.cli.files import read_text
+    from sealvm.cli.files import read_limited_file, read_text
 
-    artefacts = _artefacts(**booted)
+    artefacts = read_artefacts(**booted)
     judged = None if profile_file is None else load_profile(read_text(profile_file, "profile"), str(profile_file))
-    observed = load_saved_state(_read(evidence, SAVED_BYTES_MAX, "saved evidence"), str(evidence))
+    observed = load_saved_state(read_limited_file(evidence, SAVED_BYTES_MAX, "saved evidence"), str(evidence))
     state = predicted_state(observed, artefacts)
     if out is not None:
         _save(out, state, evidence, booted)
@@ -80,27 +74,3 @@ def _save(out: Path, state: MeasuredState, evidence: Path, booted: dict[str, Any
         preimages=preimages,
     )
     write_atomic(out, prediction.model_dump_json().encode())
-
-
-def _artefacts(
-    *, uki: Path | None, kernel: Path | None, initrd: Path | None, cmdline: str | None, qemu_memory: int | None
-) -> Artefacts:
-    from sealvm.attest.artefacts import DirectKernel, StubKernel, UnifiedKernel
-
-    if uki is not None:
-        if kernel or initrd or cmdline is not None or qemu_memory is not None:
-            raise click.UsageError("--uki holds kernel, initrd and options already")
-        return UnifiedKernel(_read(uki, _ARTEFACT_BYTES_MAX, "unified kernel image"))
-    if kernel is None or cmdline is None:
-        raise click.UsageError("give --uki, or --kernel with --cmdline")
-    image = _read(kernel, _ARTEFACT_BYTES_MAX, "kernel")
-    ramdisk = None if initrd is None else _read(initrd, _ARTEFACT_BYTES_MAX, "initrd")
-    if qemu_memory is not None:
-        return DirectKernel(image, cmdline, ramdisk, qemu_memory << 20)
-    return StubKernel(image, cmdline, ramdisk)
-
-
-def _read(path: Path, limit: int, what: str) -> bytes:
-    from sealvm.host.files import read_limited
-
-    return read_limited(path, limit, hint=f"name the file with the {what}")

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from sealvm.attest.explain import Explanation, explain, render
-from sealvm.attest.profile import load_profile
+from sealvm.attest.profile import Profile, load_profile
 from sealvm.attest.state import MeasuredState, local_state
 from sealvm.crypto import canonical
 from sealvm.errors import MalformedError, SealvmError
@@ -25,7 +25,7 @@ from sealvm.host.keyring import Keyring
 from sealvm.host.leases import LeaseState, LeaseStatus, lease_statuses
 from sealvm.host.unlock import stored_bundle
 from sealvm.protocol.messages import EVENT_LOG_BYTES_LIMIT
-from sealvm.statements.bundle import BundleProfile
+from sealvm.statements.bundle import TrustBundle
 from sealvm.tcg.policy import MODE_LEASED
 from sealvm.tpm import pcr
 
@@ -107,22 +107,41 @@ def explain_host(config: HostConfig, profiles: Collection[str] | None = None) ->
     bundle = stored_bundle(keyring)
     state = measured_state(config)
     leases = lease_statuses(config, datetime.now(UTC))
-    return [
-        _answer(keyring, profile, state, leases)
-        for profile in bundle.profiles
-        if profiles is None or profile.name in profiles
-    ]
+    return [_answer(here, state, leases) for here in profiles_here(keyring, bundle, profiles)]
 
 
-def _answer(
-    keyring: Keyring, profile: BundleProfile, state: MeasuredState, leases: Sequence[LeaseStatus]
-) -> ProfileAnswer:
-    held = [epoch for epoch in profile.epochs if keyring.holds(profile.name, epoch.epoch, epoch.cell)]
-    references = [approval.reference for epoch in held or profile.epochs for approval in epoch.approvals]
-    document = load_profile(profile.document, f"profile {profile.name} in the trust bundle")
-    own = () if any(epoch.mode != MODE_LEASED for epoch in held) else leases
-    statuses = tuple(status for status in own if status.key.profile == profile.name)
-    return ProfileAnswer(profile.name, bool(held), explain(document, references, state), statuses)
+@dataclass(frozen=True, slots=True)
+class ProfileHere:
+    """A profile of the trust bundle as this host has it: its document, and the references of the states approved for
+    the epochs whose keys are here, or for all epochs where none is. `leased`: a key that is here works by lease only.
+    """
+
+    document: Profile
+    holds_key: bool
+    leased: bool
+    references: tuple[Mapping[str, Any], ...]
+
+
+def profiles_here(
+    keyring: Keyring, bundle: TrustBundle, profiles: Collection[str] | None = None
+) -> Iterator[ProfileHere]:
+    """The profiles of `bundle`, or those of `profiles` that it lists. MalformedError for a document that is none."""
+    for profile in bundle.profiles:
+        if profiles is not None and profile.name not in profiles:
+            continue
+        held = [epoch for epoch in profile.epochs if keyring.holds(profile.name, epoch.epoch, epoch.cell)]
+        yield ProfileHere(
+            document=load_profile(profile.document, f"profile {profile.name} in the trust bundle"),
+            holds_key=bool(held),
+            leased=bool(held) and all(epoch.mode == MODE_LEASED for epoch in held),
+            references=tuple(approval.reference for epoch in held or profile.epochs for approval in epoch.approvals),
+        )
+
+
+def _answer(here: ProfileHere, state: MeasuredState, leases: Sequence[LeaseStatus]) -> ProfileAnswer:
+    name = here.document.name
+    statuses = tuple(status for status in leases if here.leased and status.key.profile == name)
+    return ProfileAnswer(name, here.holds_key, explain(here.document, here.references, state), statuses)
 
 
 def refusal_lines(config: HostConfig, profiles: Sequence[str]) -> list[str]:
