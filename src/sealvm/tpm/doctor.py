@@ -16,14 +16,21 @@ from sealvm.tpm.structures import ESYS_TR, TPM2_CAP, TPM2_CC
 COMMANDS = (
     "ActivateCredential",
     "Certify",
+    "ContextLoad",
+    "ContextSave",
     "ECDH_ZGen",
     "Import",
     "LoadExternal",
     "PolicyAuthorize",
     "PolicyCommandCode",
+    "PolicyCounterTimer",
     "PolicyOR",
     "PolicyPCR",
+    "PolicySecret",
+    "PolicySigned",
+    "PolicyTicket",
     "Quote",
+    "ReadClock",
     "VerifySignature",
 )
 """TPM 2.0 commands that sealvm uses and that a TPM may lack (TCG part 3 makes some optional)."""
