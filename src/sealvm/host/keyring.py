@@ -33,7 +33,7 @@ from sealvm.statements.encoding import (
     Point,
     parse_message,
 )
-from sealvm.store.atomic import write_atomic
+from sealvm.store.atomic import PARTIAL_PREFIX, write_atomic
 from sealvm.tpm.identity import HostIdentityBlobs
 from sealvm.tpm.leases import HeldLease
 from sealvm.tpm.profile_key import SealedKey
@@ -195,6 +195,11 @@ class Keyring:
         """Store a profile key, in place of an earlier blob of the same profile, epoch and cell."""
         (self.directory / "keys").mkdir(mode=0o700, parents=True, exist_ok=True)
         self._write(_key_file(key.profile, key.epoch, key.cell), _KEY.dump_python(_KeyFile(**asdict(key)), mode="json"))
+
+    def sweep(self) -> None:
+        """Remove what a killed synchronisation left unfinished beside the keys; the caller holds `sync.exclusive`."""
+        for partial in (self.directory / "keys").glob(PARTIAL_PREFIX + "*"):
+            partial.unlink(missing_ok=True)
 
     def remove_key(self, profile: str, epoch: int, cell: str) -> None:
         """Forget a profile key. This withdraws nothing from a root who kept a copy (docs/spec/tpm-policy-v1.md)."""

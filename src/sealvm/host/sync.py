@@ -149,6 +149,7 @@ def quoted_state(tpm: Tpm, config: HostConfig, pcrs: Iterable[int], nonce: bytes
 def store_answer(config: HostConfig, answer: SyncAnswer, now: datetime) -> SyncReport:
     """Check the authority's answer against the pinned anchor, import its keys into the TPM, and store everything."""
     keyring = Keyring(config.directory)
+    keyring.sweep()
     anchor, own = keyring.anchor(), keyring.identity()
     refuse_clock_set_back(anchor, now)
     accepted = accept_answer(answer, anchor.point, no_earlier_than(anchor, now), anchor.version, anchor.issued)
