@@ -7,6 +7,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from types import ModuleType
 
@@ -44,6 +45,15 @@ def unpack_debian(directory: Path) -> Path:
     for package in directory.glob("*.deb"):
         subprocess.run(["dpkg-deb", "-x", package, root], check=True)
     return root
+
+
+def unpack_kernels(directory: Path, files: Collection[str]) -> dict[str, Path]:
+    """Debian's kernels by the names of their files (`vmlinuz-…`); without those that its archive has no more."""
+    for file in files:
+        _apt(directory, [file.replace("vmlinuz", "linux-image")])
+    for package in directory.glob("*.deb"):
+        subprocess.run(["dpkg-deb", "-x", package, directory / "root"], check=True)
+    return {path.name: path for path in (directory / "root/boot").glob("vmlinuz-*")}
 
 
 def _kernels() -> list[str]:
