@@ -16,7 +16,9 @@ from tests.authority.harness import Authority, Server, make_authority, make_host
 @pytest.fixture(scope="session")
 def initialised(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of an authority as `authority init` left it; tests copy it."""
-    return make_authority(tmp_path_factory.mktemp("initialised") / "authority").directory
+    made = make_authority(tmp_path_factory.mktemp("initialised") / "authority")
+    made.close()  # an open database has files beside it that come and go while tests copy the directory
+    return made.directory
 
 
 @pytest.fixture

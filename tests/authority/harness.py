@@ -22,6 +22,7 @@ from sealvm.authority.http.app import create_app
 from sealvm.authority.local import create, open_context
 from sealvm.authority.ports import TLS_CA_KEY, Context
 from sealvm.authority.serve import listen
+from sealvm.authority.sql.store import SqlStore
 from sealvm.authority.tls import server_context
 from sealvm.client.authority import AuthorityClient
 from sealvm.host.config import HostConfig, save_host
@@ -74,6 +75,12 @@ class Authority:
     context: Context
     clock: Clock
 
+    def close(self) -> None:
+        """Close the database; the authority is not used afterwards."""
+        store = self.context.store
+        assert isinstance(store, SqlStore)
+        store.close()
+
     def apply(self, **parts: str) -> ProfileView:
         return profiles.apply_profile(self.context, ACTOR, ApplyRequest(document=document(**parts)))
 
@@ -110,8 +117,10 @@ class Server:
         self._listener = listen("127.0.0.1", 0)
         self.url = f"https://127.0.0.1:{self._listener.getsockname()[1]}"
         self.app: FastAPI | None = None
-        ctx = open_authority(directory).context
+        authority = open_authority(directory)
+        ctx = authority.context
         tls = server_context(ctx.custody.scalar(TLS_CA_KEY), ctx.settings.ca_pem, ["127.0.0.1"], datetime.now(UTC))
+        authority.close()
         config = uvicorn.Config(
             self._serve,
             interface="asgi3",
