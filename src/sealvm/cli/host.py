@@ -131,6 +131,7 @@ def status(host_dir: Path) -> None:
     """Whether this host is enrolled, and which profiles it can use now."""
     from datetime import UTC, datetime
 
+    from sealvm.host.bundles import no_earlier_than, present_warnings
     from sealvm.host.config import load_host
     from sealvm.host.explain import explain_host
     from sealvm.host.keyring import Keyring
@@ -143,12 +144,14 @@ def status(host_dir: Path) -> None:
         return
     bundle = stored_bundle(keyring)
     answers = explain_host(config)
-    expired = bundle_expired(bundle, datetime.now(UTC))
+    expired = bundle_expired(bundle, no_earlier_than(keyring.anchor(), datetime.now(UTC)))
+    warned = present_warnings(keyring, bundle)
     data: dict[str, Any] = {
         "host": config.name,
         "enrolled": True,
         "authority": config.authority_url,
         "bundle": {"version": bundle.version, "expires": bundle.expires.isoformat(), "expired": expired},
+        "warnings": list(warned),
         "profiles": [{"name": a.profile, "holds_key": a.holds_key, "usable": a.usable} for a in answers],
     }
     lines = [
@@ -156,6 +159,7 @@ def status(host_dir: Path) -> None:
         f"trust bundle {bundle.version}, {'EXPIRED' if expired else 'good until'} {bundle.expires:%Y-%m-%d}",
     ]
     lines += [f"  {_verdict(answer)}  {answer.profile}" for answer in answers] or ["  no profiles yet"]
+    lines += [f"  warning: {warning}" for warning in warned]
     emit(data, lines)
 
 
@@ -175,9 +179,12 @@ def explain(host_dir: Path, profiles: tuple[str, ...], *, next_boot: bool, **boo
     """
     from sealvm.cli.exit_codes import EXIT_CODES
     from sealvm.errors import NotFoundError, StateRefused
+    from sealvm.host.bundles import present_warnings
     from sealvm.host.config import load_host
     from sealvm.host.explain import explain_host
+    from sealvm.host.keyring import Keyring
     from sealvm.host.next_boot import explain_next_boot
+    from sealvm.host.unlock import stored_bundle
 
     if not next_boot and any(value is not None for value in booted.values()):
         raise click.UsageError("what to boot is asked about with --next-boot")
@@ -191,6 +198,10 @@ def explain(host_dir: Path, profiles: tuple[str, ...], *, next_boot: bool, **boo
         raise NotFoundError(f"profile {min(unknown)!r} is not in this host's trust bundle", hint="sealvm host sync")
     data: dict[str, Any] = {"host": config.name, **({"next_boot": True} if next_boot else {})}
     data["profiles"] = [answer.to_json() for answer in answers]
+    keyring = Keyring(config.directory)
+    data["warnings"] = list(present_warnings(keyring, stored_bundle(keyring)))
+    for warning in data["warnings"]:
+        note(f"warning: {warning}")
     emit(data, lambda: _explained(config.name, answers, ", after the next boot" if next_boot else ""))
     if not all(answer.usable for answer in answers):
         sys.exit(EXIT_CODES[StateRefused])
@@ -220,12 +231,20 @@ def _show_report(report: SyncReport, headline: str) -> None:
         "keys": len(report.all_keys),
         "bundle_version": report.bundle_version,
         "bundle_expires": report.bundle_expires.isoformat(),
+        "rewrapped": list(report.rewrapped),
+        "waiting": dict(report.waiting),
+        "removed_keys": [
+            {"profile": profile, "epoch": epoch, "cell": cell} for profile, epoch, cell in report.removed_keys
+        ],
     }
     lines = [
         f"{headline}: TPM of class {report.trust_class}, log of {report.events} events replays to the quote",
         f"  {len(report.all_keys)} profile keys in the TPM ({len(keys)} new), trust bundle {report.bundle_version}",
     ]
     lines += [f"  new: profile '{key['profile']}' epoch {key['epoch']}" for key in keys]
+    lines += [f"  removed: profile '{profile}' epoch {epoch}" for profile, epoch, _cell in report.removed_keys]
+    lines += [f"  disk of {name} wrapped to the present epochs" for name in report.rewrapped]
+    lines += [f"  disk of {name} waits to be wrapped anew: {why}" for name, why in report.waiting]
     emit(data, lines)
 
 

@@ -178,7 +178,10 @@ def _finish(
         "tpm_ms": started.tpm_seconds * 1000,
         "tpm_uses": started.tpm_uses,
         "steps": {name: round(seconds, 4) for name, seconds in started.steps.seconds.items()},
+        "warnings": list(started.warnings),
     }
+    for warning in started.warnings:
+        note(f"warning: {warning}")
     lines = [f"{record.id} runs ({hypervisor.accelerator}); unwrapped in TPM {data['tpm_ms']:.0f} ms"]
     with started.launched.console:
         if wait_text:

@@ -9,7 +9,7 @@ synchronisation is refused, and a launch says so and goes on, since losing the a
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 
 from sealvm.errors import RollbackRefused
 from sealvm.host.keyring import Anchor, Keyring
@@ -46,6 +46,11 @@ def warnings(anchor: Anchor, bundle: TrustBundle, now: datetime) -> tuple[str, .
             f"this host's clock says {format_time(now)}, but {format_time(anchor.passed)} has passed already: set it"
         )
     return tuple(found)
+
+
+def present_warnings(keyring: Keyring, bundle: TrustBundle) -> tuple[str, ...]:
+    """`warnings` by this host's clock, now."""
+    return warnings(keyring.anchor(), bundle, datetime.now(UTC))
 
 
 def verify_offered(anchor: Anchor, envelope: bytes, now: datetime) -> TrustBundle:

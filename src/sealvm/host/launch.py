@@ -24,7 +24,7 @@ from pathlib import Path
 from sealvm.errors import InputError, StateRefused
 from sealvm.host import lineages
 from sealvm.host.blockserver.server import start_block_server
-from sealvm.host.bundles import disk_bundle
+from sealvm.host.bundles import disk_bundle, present_warnings
 from sealvm.host.config import HostConfig
 from sealvm.host.explain import refusal_lines
 from sealvm.host.hypervisor.base import Hypervisor
@@ -68,13 +68,17 @@ class StepTimes:
 
 @dataclass(frozen=True, slots=True)
 class LaunchReport:
-    """A started guest: the instance with its console, what the TPM was asked, and where the time went."""
+    """A started guest: the instance with its console, what the TPM was asked, and where the time went.
+
+    warnings: what the operator must hear all the same, such as a trust bundle past its date.
+    """
 
     launched: Launched
     package: VerifiedPackage
     tpm_seconds: float
     tpm_uses: int
     steps: StepTimes
+    warnings: tuple[str, ...] = ()
 
 
 def launch(
@@ -99,6 +103,7 @@ def launch(
             key = package.unwrap(opener)  # 4
     name = options.name or f"vm-{secrets.token_hex(4)}"
     overlay_key, overlay_wrap = new_overlay_key(package.header, name, opener.bundle, key)  # 5
+    warned = present_warnings(Keyring(config.directory), opener.bundle)
     spec = InstanceSpec(
         id=name,
         layout_dir=reference.directory,
@@ -106,7 +111,7 @@ def launch(
         disk_bytes=disk_bytes,
         memory_mib=options.memory_mib or package.header.settings.min_memory_mib,
         cpus=options.cpus,
-        labels={"reference": str(reference), "provisioner": package.provisioner_keyid},
+        labels={"reference": str(reference), "provisioner": package.provisioner_keyid, **_noted(warned)},
     )
     lineages.remember(config.directory, package.header)  # 6
     with steps.step("start"):
@@ -118,7 +123,7 @@ def launch(
             start_block_server=start_block_server,
             hypervisor=hypervisor,
         )
-    return LaunchReport(launched, package, opener.tpm_seconds, opener.uses, steps)
+    return LaunchReport(launched, package, opener.tpm_seconds, opener.uses, steps, warned)
 
 
 def start(config: HostConfig, name: str, hypervisor: Hypervisor, renewal: Renewal | None = None) -> LaunchReport:
@@ -143,7 +148,8 @@ def start(config: HostConfig, name: str, hypervisor: Hypervisor, renewal: Renewa
             config.directory, name, keys, start_block_server=start_block_server, hypervisor=hypervisor
         )
     seconds, uses = opener.tpm_seconds + share_opener.tpm_seconds, opener.uses + share_opener.uses
-    return LaunchReport(launched, package, seconds, uses, steps)
+    warned = present_warnings(Keyring(config.directory), opener.bundle)
+    return LaunchReport(launched, package, seconds, uses, steps, warned)
 
 
 def _verified(
@@ -152,6 +158,11 @@ def _verified(
     keyring = Keyring(config.directory)
     bundle = stored_bundle(keyring)
     return KeyOpener(config, keyring, bundle, renewal), open_package(layout, name, accepted_provisioners(bundle))
+
+
+def _noted(warned: tuple[str, ...]) -> dict[str, str]:
+    """In the instance's record, that it was launched all the same."""
+    return {"launched_with": "; ".join(warned)} if warned else {}
 
 
 def _disk_opener(config: HostConfig, bundle: TrustBundle, renewal: Renewal | None) -> KeyOpener:
