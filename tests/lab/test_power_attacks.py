@@ -13,7 +13,7 @@ from sealvm.lab.swtpm import LabCa, Swtpm, make_ca, replay_pcrs
 from sealvm.tpm.connection import open_tpm
 from tests.tpm.rig import Owner, make_host, started_tpm, view_of
 
-pytestmark = pytest.mark.tpm
+pytestmark = [pytest.mark.tpm, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
