@@ -66,15 +66,17 @@ def _entries(tx: Transaction, profile: ProfileRecord) -> list[QueueEntry]:
             digest = digest_in(record.pcr_values, head.selection)
             if digest is not None and (head.key, digest) not in approved:
                 waiting.setdefault(digest, record)
-    return [_entry(tx, profile, digest, record) for digest, record in list(waiting.items())[:ENTRIES_LIMIT]]
+    found = (_entry(tx, profile, digest, record) for digest, record in list(waiting.items())[:ENTRIES_LIMIT])
+    return [entry for entry in found if entry is not None]
 
 
-def _entry(tx: Transaction, profile: ProfileRecord, digest: bytes, light: ObservedRecord) -> QueueEntry:
+def _entry(tx: Transaction, profile: ProfileRecord, digest: bytes, light: ObservedRecord) -> QueueEntry | None:
+    """One entry; None for a state whose evidence does not verify any more, or lacks a PCR of the profile."""
     record = tx.observed(light.state_id) or light
     try:
         candidate = from_observed(profile, record)
-    except Refusal as refusal:
-        raise NotFoundError(f"state {digest.hex()[:16]} of host {light.host}: {refusal.message}") from refusal
+    except Refusal:
+        return None
     head = newest(present(tx, profile.name), "")
     values = tx.pcr_values()
     before = [approval for approval in tx.approvals(profile.name) if approval.key == head.key]
