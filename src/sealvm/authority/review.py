@@ -8,6 +8,7 @@ requirements, since only a computer that measured these very digests reaches its
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -114,7 +115,8 @@ def _approval(item: SigningRequest, approver_point: bytes) -> Reviewed:
     digest = _checked(item, digest_to_sign(unsigned.approved_policy, unsigned.policy_ref))
     head = f"approve a state for profile '{claims.profile}' epoch {claims.epoch}{_cell(claims.cell)}, {claims.mode}"
     values = [f"PCR {index}: {item.pcr_values[index].hex()}" for index in claims.selection]
-    lines = [head, f"  label: {_line(claims.label)}", *(f"  {line}" for line in values)]
+    document = f"  profile's document: SHA-256 {hashlib.sha256(item.document.encode()).hexdigest()}"
+    lines = [head, f"  label: {_line(claims.label)}", document, *(f"  {line}" for line in values)]
     judged, refused = _judged(item, claims)
     return Reviewed(item.request_id, digest, (*lines, *judged), refused, unseen=not item.event_log)
 
