@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sealvm.attest.evaluate import RequirementResult, evaluate, has_option, options, render_evaluation, wildcard
+from sealvm.attest.evaluate import (
+    RequirementResult,
+    evaluate,
+    evaluate_sealed,
+    has_option,
+    options,
+    render_evaluation,
+    wildcard,
+)
 from sealvm.attest.profile import load_profile
 from tests.attest.logs import E, boot, load_options, program, recorded, separator, verified
 from tests.attest.logs import options as hashed
@@ -195,3 +203,14 @@ def test_wildcards_are_those_of_the_shell(pattern: str, text: str) -> None:
 
 def test_a_chosen_text_cannot_make_a_pattern_slow() -> None:
     assert not wildcard("*a" * 40 + "b", "a" * 2047)
+
+
+def test_at_an_approval_only_what_the_selected_pcrs_prove_is_judged() -> None:
+    text = "name: p\npcrs: [0, 2, 4, 7, 9]\nlease: 1h\nrequirements:\n"
+    text += "- {name: files, says: known files, fact: ima.files, absent: true}\n"
+    text += "- {name: options, says: known options, fact: kernel.cmdline, equals: root=/dev/vda ro}\n"
+    profile, evidence = load_profile(text, "p"), verified(boot()).evidence
+    assert [(one.name, one.met) for one in evaluate(profile, evidence).results] == [("files", False), ("options", True)]
+    assert [(one.name, one.met) for one in evaluate_sealed(profile, evidence).results] == [("options", True)]
+    good = recorded("good").evidence
+    assert evaluate_sealed(STARTER, good) == evaluate(STARTER, good)

@@ -126,3 +126,23 @@ def test_a_local_state_takes_ima_in_and_names_a_log_that_does_not_fit() -> None:
     assert "no part of IMA's log of 3 entries" in flaw.message
     (flaw,) = local_state(values, log, []).flaws
     assert flaw.message == "PCR 10 was extended, and the log has no event for it"
+
+
+def test_without_a_log_the_claimed_value_must_be_the_quoted_one_and_proves_no_file() -> None:
+    quote = quote_with(START + GOOD)
+    value = progress(parse_ima_log(START + GOOD))[-1]
+    proved = verify_measured_state(quote, LOG, [], {10: value}, None)
+    assert (proved.pcr_values[10], proved.flaws, proved.ima) == (value, (), ())
+    assert proved.evidence["ima.files"].status is FactStatus.UNKNOWN
+    for claimed in (None, {}, {10: bytes(32)}, {9: value}):
+        with pytest.raises(EvidenceRefused):
+            verify_measured_state(quote, LOG, [], claimed, None)
+    with pytest.raises(EvidenceRefused):  # a log that was given counts, whatever is claimed
+        verify_measured_state(quote, LOG, [], {10: value}, START)
+
+
+def test_the_entry_count_of_a_log_that_does_not_fit_is_named() -> None:
+    values = {**VALUES, 10: progress(parse_ima_log(START + BAD))[-1]}
+    with pytest.raises(EvidenceRefused, match="no part of IMA's log of 2 entries") as caught:
+        verify_measured_state(quote_with(START + BAD), LOG, [], values, START + GOOD)
+    assert caught.value.fields["pcr"] == 10

@@ -43,6 +43,7 @@ def test_logs_of_files_and_preimages_may_be_left_out() -> None:
     state = load_saved_state(saved("direct", preimages=None, ima_log=None), "saved.json")
     assert state.evidence["kernel.cmdline"].value is None
     assert [flaw.pcr for flaw in state.flaws] == [10]
+    assert load_saved_state(saved("direct", ima_log="").replace(b'"ima_log": ""', b'"ima_log": null'), "x").flaws
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,7 @@ def test_the_bundle_must_be_the_anchors_and_fresh() -> None:
 def test_what_hosts_quote() -> None:
     assert quoted_pcrs([]) == tuple(range(10))
     assert quoted_pcrs([14, 10, 23, 16]) == (*range(10), 14)
+    assert quoted_pcrs([14, 23], ima=True) == (*range(11), 14)
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,16 @@ def evaluate(profile: Profile, evidence: Evidence) -> Evaluation:
     return Evaluation(profile.name, results)
 
 
+def evaluate_sealed(profile: Profile, evidence: Evidence) -> Evaluation:
+    """Answer the requirements that the profile's own PCRs prove: what can be said of a state when it is approved.
+
+    All of them but those of a leased profile on what keeps moving (`ima.files`), which `evaluate` judges from a fresh
+    quote at each renewal; no approval covers them.
+    """
+    sealed = [one for one in profile.requirements if FACTS[one.fact].pcr in profile.pcrs]
+    return evaluate(profile.model_copy(update={"requirements": sealed}), evidence)
+
+
 def _answer(requirement: Requirement, evidence: Evidence, judged: Collection[str]) -> RequirementResult:
     """`judged`: the facts of which another requirement says all that they may be."""
     fact = evidence[requirement.fact]

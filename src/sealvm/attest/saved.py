@@ -42,7 +42,7 @@ def load_saved_state(data: bytes, source: str) -> MeasuredState:
         {int(pcr): bytes.fromhex(value) for pcr, value in values.items()},
         _decoded(document.get("event_log"), source, "event_log"),
         [_decoded(preimage, source, "preimages") for preimage in preimages],
-        _decoded(document.get("ima_log", ""), source, "ima_log"),
+        _decoded(document.get("ima_log") or "", source, "ima_log"),
     )
 
 

@@ -55,7 +55,7 @@ def verify_measured_state(
     log: bytes,
     preimages: Sequence[bytes],
     claimed_values: Mapping[int, bytes] | None = None,
-    ima_log: bytes = b"",
+    ima_log: bytes | None = b"",
 ) -> MeasuredState:
     """The state that `quote` proves, with evidence only from events that lead to the quoted PCR digest.
 
@@ -63,12 +63,13 @@ def verify_measured_state(
     2. The logs are well-formed (MalformedError otherwise, also for too many or too large preimages), and the boot log
        has SHA-256 digests.
     3. Their replay gives the quoted digest. IMA's log counts only where PCR 10 was quoted, and only up to the entry at
-       which it does: it grows between the quote and its reading.
+       which it does: it grows between the quote and its reading. None says that the host gave no IMA log: then the
+       value of PCR 10 that it claims must lead to the quoted digest, and nothing is known of the files behind it.
     4. Each of PCR 0 to 7 that was quoted was extended by the firmware and has exactly one separator.
 
     Raises EvidenceRefused, naming PCR and event in message and fields where they can be told. `claimed_values` are PCR
-    values as the host read them; they serve only to name the PCR when step 3 fails, and only if they have the quoted
-    digest. That the quote is fresh and of the right AK was for `sealvm.tcg.attest.verify_quote` to check.
+    values as the host read them; beside that they serve only to name the PCR when step 3 fails, and only if they have
+    the quoted digest. That the quote is fresh and of the right AK was for `sealvm.tcg.attest.verify_quote` to check.
     """
     selection = frozenset(quote.selection)
     if not selection >= PCRS_REQUIRED or selection & PCRS_RESETTABLE:
@@ -76,17 +77,21 @@ def verify_measured_state(
             f"the quote covers PCR {_listed(selection)}; it must cover {_listed(PCRS_REQUIRED)} and none of 16 to 23"
         )
     parsed = _with_sha256(parse_event_log(log))
-    entries = parse_ima_log(ima_log)
+    entries = parse_ima_log(ima_log or b"")
     replayed = replay(parsed)
-    if IMA_PCR in selection:
+    if IMA_PCR in selection and ima_log is None:
+        replayed[IMA_PCR] = (claimed_values or {}).get(IMA_PCR, replayed[IMA_PCR])
+    elif IMA_PCR in selection:
         values = progress(entries, replayed[IMA_PCR])
         covered = _covered(
             values, lambda value: pcr_digest({**replayed, IMA_PCR: value}, selection) == quote.pcr_digest
         )
         replayed[IMA_PCR], entries = values[covered], entries[:covered]
     if pcr_digest(replayed, selection) != quote.pcr_digest:
-        raise _refused(_unexplained(parsed, replayed, selection, quote.pcr_digest, claimed_values))
-    state = _state({pcr: replayed[pcr] for pcr in sorted(selection)}, parsed, preimages, entries)
+        raise _refused(_unexplained(parsed, replayed, quote, claimed_values, len(entries)))
+    state = _state(
+        {pcr: replayed[pcr] for pcr in sorted(selection)}, parsed, preimages, None if ima_log is None else entries
+    )
     if state.flaws:
         raise _refused(state.flaws[0])
     return state
@@ -125,24 +130,28 @@ def _covered(values: Sequence[bytes], fits: Callable[[bytes], bool]) -> int:
 
 
 def _state(
-    values: Mapping[int, bytes], log: EventLog, preimages: Sequence[bytes], entries: tuple[ImaEntry, ...]
+    values: Mapping[int, bytes], log: EventLog, preimages: Sequence[bytes], entries: tuple[ImaEntry, ...] | None
 ) -> MeasuredState:
+    """`entries` is None where there is no IMA log: PCR 10 then has no flaw, and is not explained."""
     events = measured_events(log, preimages, values)
     replayed = replay(log)
     ima: tuple[ImaEntry, ...] = ()
-    if IMA_PCR in values:
+    if IMA_PCR in values and entries is not None:
         progressed = progress(entries, replayed[IMA_PCR])
         ima = entries[: _covered(progressed, lambda value: value == values[IMA_PCR])]
         replayed[IMA_PCR] = progressed[len(ima)]
     flaws: list[LogFlaw] = []
+    unexplained = {IMA_PCR} if entries is None else set()
     for pcr, value in values.items():
+        if pcr in unexplained:
+            continue
         own = [event for event in events if event.pcr == pcr]
         flaw = _separator_flaw(pcr, own, value) if pcr in _PCRS_WITH_SEPARATOR else None
         if replayed[pcr] != value:
             flaw = flaw if flaw is not None and not any(value) else _replay_flaw(log, pcr, value, len(ima))
         if flaw is not None:
             flaws.append(flaw)
-    explained = values.keys() - {flaw.pcr for flaw in flaws}
+    explained = values.keys() - {flaw.pcr for flaw in flaws} - unexplained
     return MeasuredState(values, events, derive_evidence(events, values, explained, ima), tuple(flaws), ima)
 
 
@@ -197,16 +206,17 @@ def _replay_flaw(log: EventLog, pcr: int, value: bytes, ima_entries: int = 0) ->
 def _unexplained(
     log: EventLog,
     replayed: Mapping[int, bytes],
-    selection: Collection[int],
-    digest: bytes,
+    quote: VerifiedQuote,
     claimed: Mapping[int, bytes] | None,
+    ima_entries: int,
 ) -> LogFlaw | str:
     """What is wrong with a log that does not give the quoted digest."""
+    selection, digest = frozenset(quote.selection), quote.pcr_digest
     if claimed is not None and claimed.keys() >= set(selection):
         values = {pcr: claimed[pcr] for pcr in selection}
         if all(len(value) == PCR_BYTES for value in values.values()) and pcr_digest(values, selection) == digest:
             pcr = min(pcr for pcr in selection if values[pcr] != replayed[pcr])
-            return _replay_flaw(log, pcr, values[pcr])
+            return _replay_flaw(log, pcr, values[pcr], ima_entries)
     for pcr in PcrSelection(selection):
         current = initial_pcr(log, pcr)
         for event in (event for event in log.events if event.extends and event.pcr == pcr):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sealvm.attest.evaluate import Evaluation, RequirementResult, evaluate
+from sealvm.attest.evaluate import Evaluation, RequirementResult, evaluate_sealed
 from sealvm.attest.explain import PcrDifference, explain
 from sealvm.attest.profile import load_profile
 from sealvm.attest.state import MeasuredState, local_state
@@ -97,7 +97,7 @@ def from_observed(profile: ProfileRecord, record: ObservedRecord) -> Candidate:
         )
     document = load_profile(profile.document, profile.name)
     label = f"{record.host} {format_time(record.last_seen)}"
-    evaluation = evaluate(document, state.evidence)
+    evaluation = evaluate_sealed(document, state.evidence)
     return Candidate(record.host, state, evaluation, label, record.event_log, record.preimages)
 
 
@@ -111,7 +111,7 @@ def from_prediction(profile: ProfileRecord, prediction: Prediction) -> Candidate
         raise EvidenceRefused(f"the prediction does not hold together: {state.flaws[0].message}", check="prediction")
     document = load_profile(profile.document, profile.name)
     label = f"predicted: {prediction.label}"[:LABEL_CHARACTERS]
-    evaluation = evaluate(document, state.evidence)
+    evaluation = evaluate_sealed(document, state.evidence)
     return Candidate("", state, evaluation, label, prediction.event_log, tuple(prediction.preimages))
 
 

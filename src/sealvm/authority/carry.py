@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from sealvm.attest.evaluate import evaluate
+from sealvm.attest.evaluate import evaluate_sealed
 from sealvm.attest.profile import load_profile
 from sealvm.attest.reference import parse_reference
 from sealvm.authority import observed, rules
@@ -99,7 +99,8 @@ def _judged(
             state = observed.proved(evidence)
         except Refusal as refusal:
             return None, f"its evidence does not verify any more: {refusal.message}"
-        unmet = [r for r in evaluate(load_profile(profile.document, profile.name), state.evidence).results if not r.met]
+        document = load_profile(profile.document, profile.name)
+        unmet = [r for r in evaluate_sealed(document, state.evidence).results if not r.met]
         if unmet:
             return None, f"does not meet {unmet[0].name}: {unmet[0].says}"
         log, preimages = evidence.event_log, evidence.preimages

@@ -6,6 +6,7 @@ import dataclasses
 
 from sealvm.authority import admission, audit, bundle, observed, pending, rules
 from sealvm.authority.ports import Context, Transaction
+from sealvm.authority.quoting import pcrs_to_quote
 from sealvm.authority.records import EnrollmentRecord, HostRecord, RootRecord, StateRecord
 from sealvm.authority.seal import keys_for, still_present
 from sealvm.authority.tokens import token_digest
@@ -37,7 +38,7 @@ def start(ctx: Context, message: EnrollStart) -> EnrollChallenge:
         ticket = tx.ticket_by_token(digest)
         roots = [_trust_root(record) for record in tx.roots()]
         bars = [admission.bar_of(record) for record in tx.bars()]
-        pcrs = enroll.quoted_pcrs(index for record in tx.profiles() for index in record.pcrs)
+        pcrs = pcrs_to_quote(tx)
     if ticket is None:
         raise EnrollmentRefused("the join token is not known", hint=TICKET_HINT, check="join-token")
     if ticket.used is not None:

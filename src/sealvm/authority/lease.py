@@ -15,9 +15,9 @@ from sealvm.authority import audit
 from sealvm.authority.enroll import NONCE_BYTES, SESSION_BYTES
 from sealvm.authority.epochs import cell_for, cells_of, present
 from sealvm.authority.ports import LEASE_KEY, Context, Transaction
+from sealvm.authority.quoting import pcrs_to_quote
 from sealvm.authority.records import ChallengeRecord, EpochRecord, HostRecord, LeaseRecord
 from sealvm.errors import AccessRefused, ConflictError, EvidenceRefused, NotFoundError, Refusal, StateRefused
-from sealvm.protocol.enroll import quoted_pcrs
 from sealvm.protocol.lease import LeaseAnswer, LeaseChallenge, LeaseRequest, LeaseView, ProvedRequest, check_request
 from sealvm.statements.lease import LeaseKey, SignedLease, sign_authorization, sign_grant
 from sealvm.tcg.pcr import pcr_digest
@@ -30,7 +30,7 @@ def challenge(ctx: Context, host: HostRecord) -> LeaseChallenge:
     """A fresh nonce for the authenticated `host`; an earlier one that is pending is void."""
     expires = ctx.now() + ctx.settings.session_lifetime
     with ctx.store.write() as tx:
-        pcrs = quoted_pcrs(index for record in tx.profiles() for index in record.pcrs)
+        pcrs = pcrs_to_quote(tx)
         record = ChallengeRecord(ctx.random(SESSION_BYTES).hex(), host.name, ctx.random(NONCE_BYTES), pcrs, expires)
         tx.put_lease_challenge(record)
     return LeaseChallenge(session=record.session, nonce=record.nonce, pcrs=record.pcrs, expires=expires)

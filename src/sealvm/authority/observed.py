@@ -6,6 +6,7 @@ once for each trust class and set of PCR values. Those that no approval covers a
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
 from sealvm.attest.state import MeasuredState
@@ -15,6 +16,7 @@ from sealvm.crypto.labels import label_digest
 from sealvm.errors import EvidenceRefused
 from sealvm.protocol.messages import QuotedState
 from sealvm.protocol.state import ProvedState, prove_state
+from sealvm.tcg.imalog import IMA_PCR
 from sealvm.tcg.pcr import pcr_digest
 
 STATES_PER_HOST = 64
@@ -65,7 +67,10 @@ def of_host(host: HostRecord, record: StateRecord) -> ObservedRecord:
 
 
 def proved(record: ObservedRecord) -> MeasuredState:
-    """The state, verified again: the database is not what vouches for it. EvidenceRefused."""
+    """The state, verified again: the database is not what vouches for it. EvidenceRefused.
+
+    Without PCR 10: it moves, is part of no state that can be approved, and IMA's log is not kept.
+    """
     quoted = QuotedState(
         attest=record.quote,
         signature=record.signature,
@@ -76,12 +81,16 @@ def proved(record: ObservedRecord) -> MeasuredState:
     state = prove_state(quoted, record.ak_public, record.qualifying_data, tuple(record.pcr_values)).measured
     if dict(state.pcr_values) != record.pcr_values:
         raise EvidenceRefused("stored state: its PCR values are not the quoted ones", check="stored-state")
-    return state
+    values = {index: value for index, value in state.pcr_values.items() if index != IMA_PCR}
+    return dataclasses.replace(state, pcr_values=values, ima=())
 
 
 def state_id_of(trust_class: str, values: dict[int, bytes]) -> bytes:
-    """The digest that names a state: L("observed-state", class, index and value of each PCR ascending), 32 bytes."""
-    parts = [bytes([index]) + value for index, value in sorted(values.items())]
+    """The digest that names a state, 32 bytes: L("observed-state", class, index and value of each PCR ascending).
+
+    PCR 10 is left out: it moves while the host stays in its state.
+    """
+    parts = [bytes([index]) + value for index, value in sorted(values.items()) if index != IMA_PCR]
     return label_digest("observed-state", trust_class.encode(), *parts)
 
 

@@ -10,7 +10,7 @@ from sealvm.authority.epochs import make_epoch
 from sealvm.authority.ports import Context, Transaction
 from sealvm.authority.records import ProfileRecord
 from sealvm.errors import ConflictError, MalformedError, NotFoundError
-from sealvm.protocol.enroll import NEVER_QUOTED
+from sealvm.protocol.enroll import NEVER_SELECTED
 from sealvm.protocol.operator import ApplyRequest, EpochView, ProfileView
 from sealvm.tcg.policy import MODE_LEASED, MODE_STANDING
 
@@ -66,11 +66,11 @@ def required_profile(tx: Transaction, name: str) -> ProfileRecord:
 
 
 def _check_quotable(profile: Profile) -> None:
-    unquoted = sorted(set(profile.pcrs) & NEVER_QUOTED)
+    unquoted = sorted(set(profile.pcrs) & NEVER_SELECTED)
     if unquoted:
         raise MalformedError(
-            f"profile {profile.name} selects PCR {unquoted[0]}, which hosts do not quote in this version",
-            hint="PCR 10 (IMA) changes while a host runs; select PCRs that stay as the boot left them",
+            f"profile {profile.name} selects PCR {unquoted[0]}, of which no approved state can consist",
+            hint="PCR 10 (IMA) changes while a host runs; with `lease`, ima.files is judged at each renewal without it",
         )
 
 

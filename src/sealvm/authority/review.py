@@ -15,7 +15,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import ConfigDict, Field, TypeAdapter
 
-from sealvm.attest.evaluate import evaluate, render_evaluation
+from sealvm.attest.evaluate import evaluate_sealed, render_evaluation
 from sealvm.attest.profile import load_profile
 from sealvm.attest.reference import reference_of
 from sealvm.attest.state import local_state
@@ -131,7 +131,7 @@ def _judged(item: SigningRequest, claims: _Claims) -> tuple[list[str], str]:
     state = local_state(item.pcr_values, item.event_log, item.preimages)
     if state.flaws:
         return [f"  {state.flaws[0].message}"], "its boot log does not lead to its PCR values"
-    evaluation = evaluate(document, state.evidence)
+    evaluation = evaluate_sealed(document, state.evidence)
     lines = [f"  {line}" for line in render_evaluation(evaluation)]
     events = reference_of(state, claims.selection)["events"]
     lines += [f"  event {event['index']}, PCR {event['pcr']}: {event['what']}: {_text(event)}" for event in events]

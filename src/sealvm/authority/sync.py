@@ -7,10 +7,11 @@ import dataclasses
 from sealvm.authority import audit, bundle, observed, rules
 from sealvm.authority.enroll import NONCE_BYTES, SESSION_BYTES, answer, state_record
 from sealvm.authority.ports import Context
+from sealvm.authority.quoting import pcrs_to_quote
 from sealvm.authority.records import ChallengeRecord, HostRecord
 from sealvm.authority.seal import keys_for
 from sealvm.errors import AccessRefused, EvidenceRefused, Refusal
-from sealvm.protocol.enroll import quote_nonce, quoted_pcrs
+from sealvm.protocol.enroll import quote_nonce
 from sealvm.protocol.messages import SyncAnswer, SyncChallenge, SyncRequest
 from sealvm.protocol.state import prove_state
 
@@ -19,7 +20,7 @@ def challenge(ctx: Context, host: HostRecord) -> SyncChallenge:
     """A fresh nonce for the authenticated `host`; an earlier one that is pending is void."""
     expires = ctx.now() + ctx.settings.session_lifetime
     with ctx.store.write() as tx:
-        pcrs = quoted_pcrs(index for record in tx.profiles() for index in record.pcrs)
+        pcrs = pcrs_to_quote(tx)
         record = ChallengeRecord(ctx.random(SESSION_BYTES).hex(), host.name, ctx.random(NONCE_BYTES), pcrs, expires)
         tx.put_challenge(record)
     return SyncChallenge(session=record.session, nonce=record.nonce, pcrs=record.pcrs, expires=expires)

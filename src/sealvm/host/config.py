@@ -22,6 +22,7 @@ from sealvm.tpm.connection import Tpm, open_tpm
 CONFIG_LIMIT_BYTES = 16 * 1024
 SYSTEM_TCTI = "device:/dev/tpmrm0"
 SYSTEM_EVENT_LOG = "/sys/kernel/security/tpm0/binary_bios_measurements"
+SYSTEM_IMA_LOG = "/sys/kernel/security/ima/binary_runtime_measurements"
 
 EkKind = Literal["", "ecc", "rsa"]
 _Text = Annotated[str, Field(max_length=4096)]
@@ -37,6 +38,7 @@ class _HostFile:
     tcti: _Text = SYSTEM_TCTI
     eventlog: _Text = SYSTEM_EVENT_LOG
     preimages: _Text = ""
+    imalog: _Text = ""
     authority_url: _Text = ""
     ca_file: _Text = ""
     ek_chain: _Text = ""
@@ -50,10 +52,11 @@ _ADAPTER: TypeAdapter[_HostFile] = TypeAdapter(_HostFile)
 class HostConfig:
     """Where a host finds its TPM, its boot event log and its authority.
 
-    `tcti` is the TPM's address as tss2 writes it. `preimages` is a JSON file, a list of base64 strings, `ca_file`
-    the PEM by which the authority's TLS certificate is checked, `ek_chain` a PEM file with the intermediates
-    of the EK certificate; each is None where there is none. `ek` is the kind of EK to enroll with where the TPM has
-    certificates for both; "" takes what is there, ECC first.
+    `tcti` is the TPM's address as tss2 writes it. `imalog` is the log of Linux's IMA; where host.json names none it is
+    the system's beside the system's boot log, and none beside another one. `preimages` is a JSON file, a list of base64
+    strings, `ca_file` the PEM by which the authority's TLS certificate is checked, `ek_chain` a PEM file with the
+    intermediates of the EK certificate; each is None where there is none. `ek` is the kind of EK to enroll with where
+    the TPM has certificates for both; "" takes what is there, ECC first.
     """
 
     directory: Path
@@ -61,10 +64,21 @@ class HostConfig:
     tcti: str = SYSTEM_TCTI
     eventlog: Path = Path(SYSTEM_EVENT_LOG)
     preimages: Path | None = None
+    imalog: Path | None = None
     authority_url: str = ""
     ca_file: Path | None = None
     ek_chain: Path | None = None
     ek: EkKind = ""
+
+    @property
+    def of_this_system(self) -> bool:
+        """Whether the boot log is the one of the running system, not a file that stands for it."""
+        return self.eventlog == Path(SYSTEM_EVENT_LOG)
+
+    @property
+    def ima_log(self) -> Path | None:
+        """Where IMA's log would be; None for a host that has no such place."""
+        return self.imalog or (Path(SYSTEM_IMA_LOG) if self.of_this_system else None)
 
     @property
     def tpm_lock(self) -> Path:
@@ -93,6 +107,7 @@ def load_host(directory: Path) -> HostConfig:
         tcti=file.tcti,
         eventlog=directory / file.eventlog,
         preimages=optional(file.preimages),
+        imalog=optional(file.imalog),
         authority_url=file.authority_url,
         ca_file=optional(file.ca_file),
         ek_chain=optional(file.ek_chain),
@@ -109,7 +124,7 @@ def save_host(config: HostConfig) -> None:
         "authority_url": config.authority_url,
         "ek": config.ek,
     }
-    for name in ("eventlog", "preimages", "ca_file", "ek_chain"):
+    for name in ("eventlog", "preimages", "imalog", "ca_file", "ek_chain"):
         path: Path | None = getattr(config, name)
         inside = path is not None and path.is_relative_to(config.directory)
         fields[name] = "" if path is None else str(path.relative_to(config.directory) if inside else path.absolute())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,16 +19,19 @@ from sealvm.attest.explain import Explanation, explain, render
 from sealvm.attest.profile import Profile, load_profile
 from sealvm.attest.state import MeasuredState, local_state
 from sealvm.crypto import canonical
-from sealvm.errors import MalformedError, SealvmError
+from sealvm.errors import MalformedError, NotFoundError, SealvmError
 from sealvm.host.config import HostConfig
 from sealvm.host.files import read_limited
 from sealvm.host.keyring import Keyring
 from sealvm.host.leases import LeaseState, LeaseStatus, lease_statuses
 from sealvm.host.unlock import stored_bundle
-from sealvm.protocol.messages import EVENT_LOG_BYTES_LIMIT
+from sealvm.protocol.messages import EVENT_LOG_BYTES_LIMIT, IMA_LOG_BYTES_LIMIT
 from sealvm.statements.bundle import TrustBundle
+from sealvm.tcg.imalog import IMA_PCR
 from sealvm.tcg.policy import MODE_LEASED
 from sealvm.tpm import pcr
+
+_LOG = logging.getLogger(__name__)
 
 BOOT_PCRS = (*range(10), *range(11, 15))
 """PCRs that boot code extends; 10 is IMA's and keeps moving."""
@@ -60,6 +64,8 @@ class ProfileAnswer:
         if not self.explanation.satisfied:
             return render(self.explanation)
         leases = [f"epoch {status.key.epoch}: {status.line()}" for status in self.leases]
+        if self.leases:  # the authority judges every requirement at each renewal
+            leases += [f'no further lease: {one.name} "{one.says}": {one.detail}' for one in self.explanation.breaks]
         if self.usable:
             return [f"this state is approved for profile '{self.profile}': its key can be used", *leases]
         return [
@@ -74,16 +80,37 @@ class ProfileAnswer:
         return {"usable": self.usable, "holds_key": self.holds_key, **leases, **self.explanation.to_json()}
 
 
-def measured_state(config: HostConfig) -> MeasuredState:
-    """The PCRs as they are now, with the boot log and preimages that this host has for them.
+def measured_state(config: HostConfig, *, ima: bool = True) -> MeasuredState:
+    """The PCRs as they are now, with the boot log, preimages and, with `ima`, the IMA log that this host has for them.
 
+    PCR 10 is left out where there is no IMA log.
     Raises TpmAwayFault, TpmFault, NotFoundError or MalformedError for a log or preimages that cannot be read.
     """
+    shown = ima and config.ima_log is not None and config.ima_log.exists()
     with config.open_tpm() as tpm:
-        values = pcr.read(tpm, BOOT_PCRS)
+        values = pcr.read(tpm, (*BOOT_PCRS, IMA_PCR) if shown else BOOT_PCRS)
+    files = read_ima_log(config) if shown else None  # after PCR 10: it has grown since, and never shrinks
+    if files is None:
+        values = {index: value for index, value in values.items() if index != IMA_PCR}
     hint = "the kernel shows the boot log only when it booted by UEFI with a TPM"
     log = read_limited(config.eventlog, EVENT_LOG_BYTES_LIMIT, hint=hint)
-    return local_state(values, log, read_preimages(config))
+    return local_state(values, log, read_preimages(config), files or b"")
+
+
+def read_ima_log(config: HostConfig) -> bytes | None:
+    """IMA's log; None where there is none, or a longer one than the authority takes: that only a reboot cures.
+
+    StorageFault for one that cannot be read.
+    """
+    if config.ima_log is None:
+        return None
+    try:
+        return read_limited(config.ima_log, IMA_LOG_BYTES_LIMIT)
+    except NotFoundError:
+        return None
+    except MalformedError as error:
+        _LOG.warning("what IMA measured cannot be proved until the next boot: %s", error.message)
+        return None
 
 
 def read_preimages(config: HostConfig) -> tuple[bytes, ...]:

@@ -70,7 +70,7 @@ def explain_next_boot(
     """
     keyring = Keyring(config.directory)
     bundle = stored_bundle(keyring)
-    state = measured_state(config)
+    state = measured_state(config, ima=False)
     answers = []
     for here in profiles_here(keyring, bundle, profiles):
         explanation = next_boot(here.document, here.references, state, artefacts)

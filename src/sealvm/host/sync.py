@@ -23,7 +23,7 @@ from sealvm.errors import ConflictError, NotFoundError, StorageFault
 from sealvm.host.bundles import no_earlier_than, refuse_clock_set_back, store_bundle, verify_offered
 from sealvm.host.config import HostConfig, load_host
 from sealvm.host.disks import inventory, settle
-from sealvm.host.explain import read_preimages
+from sealvm.host.explain import read_ima_log, read_preimages
 from sealvm.host.files import read_limited
 from sealvm.host.keyring import Keyring
 from sealvm.protocol.answer import accept_answer
@@ -31,6 +31,7 @@ from sealvm.protocol.enroll import quote_nonce
 from sealvm.protocol.messages import EVENT_LOG_BYTES_LIMIT, QuotedState, SyncAnswer, SyncRequest
 from sealvm.statements.bundle import TrustBundle
 from sealvm.tcg.duplicate import DuplicateBlob
+from sealvm.tcg.imalog import IMA_PCR
 from sealvm.tcg.public import name_of, parse_public
 from sealvm.tpm import identity, pcr, profile_key
 from sealvm.tpm.connection import Tpm
@@ -38,6 +39,7 @@ from sealvm.tpm.identity import HostIdentityBlobs
 from sealvm.tpm.profile_key import SealedKey
 
 CA_LIMIT_BYTES = 64 * 1024
+QUOTE_ATTEMPTS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,17 +134,30 @@ def connect(config: HostConfig, blobs: HostIdentityBlobs) -> AuthorityClient:
 
 
 def quoted_state(tpm: Tpm, config: HostConfig, pcrs: Iterable[int], nonce: bytes) -> QuotedState:
-    """A quote of `pcrs` over `nonce`, with the boot log and preimages of this host."""
+    """A quote of `pcrs` over `nonce`, with the boot log and preimages of this host, and IMA's log if PCR 10 is quoted.
+
+    That log is read after the quote, so that it has all the quote covers, and perhaps more. A host that has none to
+    show must state the value of PCR 10 that was quoted: a few attempts are made to catch it at rest.
+    """
     selection = tuple(pcrs)
     log = read_limited(
         config.eventlog,
         EVENT_LOG_BYTES_LIMIT,
         hint="the kernel shows the boot log only when it booted by UEFI with a TPM",
     )
-    values = pcr.read(tpm, selection)
-    attest, signature = identity.quote(tpm, selection, nonce)
+    for _attempt in range(QUOTE_ATTEMPTS):
+        values = pcr.read(tpm, selection)
+        attest, signature = identity.quote(tpm, selection, nonce)
+        ima_log = read_ima_log(config) if IMA_PCR in selection else None
+        if ima_log is not None or IMA_PCR not in selection or pcr.read(tpm, selection) == values:
+            break
     return QuotedState(
-        attest=attest, signature=signature, event_log=log, preimages=read_preimages(config), pcr_values=values
+        attest=attest,
+        signature=signature,
+        event_log=log,
+        preimages=read_preimages(config),
+        pcr_values=values,
+        ima_log=ima_log,
     )
 
 

@@ -45,12 +45,13 @@ from sealvm.statements.encoding import Base64Bytes, Digest, PcrIndex, parse_mess
 from sealvm.tcg.attest import verify_certify
 from sealvm.tcg.credential import make_credential
 from sealvm.tcg.ekcert import TrustRoot, ek_digest, ek_matches, verify_ek_certificate
+from sealvm.tcg.imalog import IMA_PCR
 from sealvm.tcg.public import name_of
 from sealvm.tcg.templates import AK, IMPORT_PARENT, REQUEST_KEY, SRK, check_template, ek_template_of
 
 SECRET_BYTES = 32
 ALWAYS_QUOTED = frozenset(range(10))
-NEVER_QUOTED = frozenset({10, *range(16, 24)})
+NEVER_SELECTED = frozenset({IMA_PCR, *range(16, 24)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +117,13 @@ def pending_from_json(body: Mapping[str, Any]) -> PendingEnrollment:
     return parse_message(_PENDING, dict(body), "pending enrollment")
 
 
-def quoted_pcrs(profile_pcrs: Iterable[int]) -> tuple[int, ...]:
-    """What hosts quote: PCRs 0 to 9 and what profiles select, never 10 (IMA) and never 16 to 23 (resettable)."""
-    return tuple(sorted((ALWAYS_QUOTED | frozenset(profile_pcrs)) - NEVER_QUOTED))
+def quoted_pcrs(profile_pcrs: Iterable[int], *, ima: bool = False) -> tuple[int, ...]:
+    """What hosts quote: PCRs 0 to 9 and what profiles select, never 16 to 23 (resettable), and PCR 10 only with `ima`.
+
+    PCR 10 moves while a host runs and is part of no approved state; it proves what a leased profile asks about files.
+    """
+    pcrs = (ALWAYS_QUOTED | frozenset(profile_pcrs)) - NEVER_SELECTED
+    return tuple(sorted(pcrs | {IMA_PCR} if ima else pcrs))
 
 
 # the authority's side

@@ -27,8 +27,9 @@ from sealvm.statements.encoding import (
 from sealvm.tcg.ekcert import MAX_INTERMEDIATES
 from sealvm.tcg.eventlog import LOG_BYTES_MAX
 
-MESSAGE_BYTES_LIMIT = 4 * 1024 * 1024
+MESSAGE_BYTES_LIMIT = 8 * 1024 * 1024
 EVENT_LOG_BYTES_LIMIT = LOG_BYTES_MAX
+IMA_LOG_BYTES_LIMIT = 4 * 1024 * 1024
 PREIMAGE_BYTES_LIMIT = 64 * 1024
 PREIMAGES_LIMIT = 64
 KEYS_LIMIT = 4096
@@ -83,6 +84,8 @@ class QuotedState(Message):
     """The AK's TPM2_Quote, the boot event log and preimages for events whose data the log does not carry.
 
     `pcr_values` are the values as the host read them; they serve only to name the PCR when the log does not replay.
+    `ima_log` is IMA's log where PCR 10 is quoted, read after the quote; None from a host that has none to show, whose
+    `pcr_values` must then have the quoted value of PCR 10.
     """
 
     attest: Attested
@@ -92,6 +95,7 @@ class QuotedState(Message):
         tuple[Annotated[Base64Bytes, Field(max_length=PREIMAGE_BYTES_LIMIT)], ...], Field(max_length=PREIMAGES_LIMIT)
     ] = ()
     pcr_values: dict[PcrIndex, Digest] = Field(default_factory=dict)
+    ima_log: Annotated[Base64Bytes, Field(max_length=IMA_LOG_BYTES_LIMIT)] | None = None
 
 
 class EnrollFinish(Message):

@@ -26,14 +26,16 @@ def prove_state(quoted: QuotedState, ak_public: bytes, qualifying_data: bytes, p
 
     1. the quote is the AK's, of TPM origin, over exactly `qualifying_data`;
     2. it covers exactly `pcrs` of the SHA-256 bank;
-    3. the event log parses and replays to the quoted digest.
+    3. the event log, and for PCR 10 a beginning of IMA's log, parse and replay to the quoted digest.
     """
     quote = verify_quote(quoted.attest, quoted.signature, ak_public, qualifying_data)  # 1
     if tuple(sorted(quote.selection)) != tuple(sorted(pcrs)):  # 2
         raise EvidenceRefused(
             f"quote covers PCRs {_listed(quote.selection)}, expected {_listed(pcrs)}", check="quote-selection"
         )
-    measured = verify_measured_state(quote, quoted.event_log, quoted.preimages, quoted.pcr_values or None)  # 3
+    measured = verify_measured_state(  # 3
+        quote, quoted.event_log, quoted.preimages, quoted.pcr_values or None, quoted.ima_log
+    )
     return ProvedState(measured=measured, quoted=quoted, qualifying_data=qualifying_data)
 
 

@@ -1,6 +1,6 @@
 """What a caller may send: bodies that end in time and are no longer than their route needs, and unambiguous JSON.
 
-Only the routes that take event logs accept 4 MiB; all others 512 KiB.
+Only the routes that take event logs accept 8 MiB; all others 512 KiB.
 """
 
 from __future__ import annotations
