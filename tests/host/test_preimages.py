@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 from pathlib import Path
 
@@ -12,10 +13,11 @@ from click.testing import CliRunner
 from sealvm.attest.state import local_state
 from sealvm.cli.host import host as host_command
 from sealvm.errors import MalformedError, NotFoundError
+from sealvm.host import config as config_module
 from sealvm.host import preimages
 from sealvm.host.config import HostConfig, load_host, save_host
 from sealvm.host.explain import read_preimages
-from sealvm.host.preimages import candidates, matching, write_preimages
+from sealvm.host.preimages import candidates, matching, present_preimages, write_preimages
 from sealvm.lab.recording import load_recording
 from sealvm.tcg.eventlog import parse_event_log
 
@@ -91,3 +93,56 @@ def test_the_command_says_which_event_it_explains(config: HostConfig, monkeypatc
     done = CliRunner().invoke(host_command, ["preimages", str(config.directory), "--json"], catch_exceptions=False)
     (told,) = json.loads(done.stdout)
     assert (told["pcr"], told["text"]) == (9, OPTIONS)
+
+
+def test_what_the_file_has_besides_is_kept_while_this_boot_measured_it(config: HostConfig) -> None:
+    log = parse_event_log(GOOD.eventlog)
+    separator = next(event for event in log.events if event.type_name == "EV_SEPARATOR")
+    path = config.directory / "preimages.json"
+    listed = (separator.data, b"of another boot")
+    path.write_text(json.dumps([base64.b64encode(one).decode() for one in listed]))
+    save_host(dataclasses.replace(config, preimages=path))
+    write_preimages(load_host(config.directory), cmdline(config.directory, OPTIONS))
+    assert read_preimages(load_host(config.directory)) == (*GOOD.preimages, separator.data)
+
+
+@pytest.fixture
+def running(config: HostConfig, monkeypatch: pytest.MonkeyPatch) -> HostConfig:
+    """The same host, whose log is the running system's, which was started with the recorded options."""
+    monkeypatch.setattr(config_module, "SYSTEM_EVENT_LOG", str(config.eventlog))
+    monkeypatch.setattr(preimages, "KERNEL_CMDLINE", cmdline(config.directory, OPTIONS))
+    return config
+
+
+def test_evidence_comes_with_the_preimages_of_this_boot(running: HostConfig) -> None:
+    assert present_preimages(running) == GOOD.preimages
+    path = load_host(running.directory).preimages
+    assert path == running.directory / "preimages.json"
+    path.write_text('["b2xk"]')  # of the boot before
+    assert present_preimages(load_host(running.directory)) == GOOD.preimages
+    path.write_text("broken")
+    assert present_preimages(load_host(running.directory)) == GOOD.preimages
+    before = path.stat().st_ino
+    assert present_preimages(load_host(running.directory)) == GOOD.preimages
+    assert path.stat().st_ino == before  # nothing new, nothing written
+
+
+def test_a_host_json_that_was_edited_meanwhile_stays(running: HostConfig) -> None:
+    save_host(dataclasses.replace(running, name="renamed"))
+    present_preimages(running)
+    assert load_host(running.directory).name == "renamed"
+
+
+def test_a_file_that_stands_for_another_boot_is_taken_as_it_is(config: HostConfig) -> None:
+    assert present_preimages(config) == ()
+    path = config.directory / "preimages.json"
+    path.write_text('["b2xk"]')
+    named = dataclasses.replace(config, preimages=path)
+    assert present_preimages(named) == (b"old",)
+    assert path.read_text() == '["b2xk"]'
+
+
+def test_options_that_were_not_measured_leave_the_file_as_it_is(running: HostConfig) -> None:
+    cmdline(running.directory, f"{OPTIONS} quiet")
+    assert present_preimages(running) == ()
+    assert not (running.directory / "preimages.json").exists()

@@ -85,8 +85,8 @@ def ek(host_dir: Path) -> None:
 def preimages(host_dir: Path) -> None:
     """Recover what this boot's log has only as digests, so that the kernel's options can be judged.
 
-    To be run on the host itself after each boot, before `host enroll` or `host sync`. Keeps nothing that does not
-    have the digest of an event in the log.
+    To be run on the host itself after each boot, so that `host explain` knows them. `host enroll`, `host sync` and
+    `host lease` do it themselves. Keeps nothing that does not have the digest of an event in the log.
     """
     from sealvm.host.config import load_host
     from sealvm.host.preimages import write_preimages

@@ -15,18 +15,23 @@ import base64
 import dataclasses
 import hashlib
 import json
+import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from sealvm.errors import NotFoundError
-from sealvm.host.config import HostConfig, save_host
+from sealvm.errors import MalformedError, NotFoundError
+from sealvm.host.config import HostConfig, load_host, save_host
+from sealvm.host.explain import read_preimages
 from sealvm.host.files import read_limited
 from sealvm.protocol.messages import EVENT_LOG_BYTES_LIMIT
 from sealvm.store.atomic import write_atomic
 from sealvm.tcg.eventlog import EventLog, parse_event_log
 from sealvm.tcg.events_data import parse_tagged
 from sealvm.tcg.events_types import EV_EVENT_TAG, TAG_LOAD_OPTIONS
+
+_LOG = logging.getLogger(__name__)
 
 KERNEL_CMDLINE: Final = Path("/proc/cmdline")
 CMDLINE_LIMIT_BYTES: Final = 64 * 1024
@@ -73,8 +78,9 @@ def matching(log: EventLog, contents: tuple[bytes, ...]) -> tuple[Preimage, ...]
 def write_preimages(config: HostConfig, cmdline_file: Path = KERNEL_CMDLINE) -> tuple[Preimage, ...]:
     """Write the host's preimages file for this boot, and name it in host.json where that names none; returns them.
 
-    To be run once after each boot: a file from another boot does no harm, but explains nothing. Raises NotFoundError
-    when no load-options event of the log has the digest of a form of the command line; the file is then left as it was.
+    To be run once after each boot: a file from another boot does no harm, but explains nothing. What else the file has
+    is kept if an event of this boot has its digest. Raises NotFoundError when no load-options event of the log has the
+    digest of a form of the command line; the file is then left as it was.
     """
     cmdline = read_limited(cmdline_file, CMDLINE_LIMIT_BYTES)
     log = parse_event_log(read_limited(config.eventlog, EVENT_LOG_BYTES_LIMIT, hint="is this a UEFI boot with a TPM?"))
@@ -86,8 +92,39 @@ def write_preimages(config: HostConfig, cmdline_file: Path = KERNEL_CMDLINE) -> 
             "requirements about kernel.cmdline cannot be met on this boot",
         )
     path = config.preimages or config.directory / PREIMAGES_FILE
-    encoded = [base64.b64encode(content).decode() for content in dict.fromkeys(p.content for p in found)]
-    write_atomic(path, json.dumps(encoded).encode(), 0o600)
+    before = _readable(config)
+    contents = tuple(dict.fromkeys((*(one.content for one in found), *_of_this_boot(log, before))))
+    if contents != before:
+        encoded = [base64.b64encode(content).decode() for content in contents]
+        write_atomic(path, json.dumps(encoded).encode(), 0o600)
     if config.preimages is None:
-        save_host(dataclasses.replace(config, preimages=path))
+        save_host(dataclasses.replace(load_host(config.directory), preimages=path))
     return found
+
+
+def present_preimages(config: HostConfig) -> tuple[bytes, ...]:
+    """The preimages to send with the boot log: those in the host's file, which is first brought up to this boot.
+
+    Only a host whose log is the running system's can do the latter; on others, and where the kernel's options were not
+    measured as /proc/cmdline shows them, the file is taken as it is. Raises as `read_preimages`; StorageFault.
+    """
+    if not config.of_this_system:
+        return read_preimages(config)
+    try:
+        write_preimages(config, KERNEL_CMDLINE)
+    except NotFoundError as error:
+        _LOG.debug("no preimage of the kernel's options: %s", error.message)
+        return read_preimages(config)
+    return read_preimages(load_host(config.directory))
+
+
+def _readable(config: HostConfig) -> tuple[bytes, ...]:
+    try:
+        return read_preimages(config)
+    except (NotFoundError, MalformedError):
+        return ()
+
+
+def _of_this_boot(log: EventLog, contents: tuple[bytes, ...]) -> Iterator[bytes]:
+    digests = {event.digests.get("sha256") for event in log.events if event.extends}
+    return (content for content in contents if hashlib.sha256(content).digest() in digests)

@@ -23,9 +23,10 @@ from sealvm.errors import ConflictError, NotFoundError, StorageFault
 from sealvm.host.bundles import no_earlier_than, refuse_clock_set_back, store_bundle, verify_offered
 from sealvm.host.config import HostConfig, load_host
 from sealvm.host.disks import inventory, settle
-from sealvm.host.explain import read_ima_log, read_preimages
+from sealvm.host.explain import read_ima_log
 from sealvm.host.files import read_limited
 from sealvm.host.keyring import Keyring
+from sealvm.host.preimages import present_preimages
 from sealvm.protocol.answer import accept_answer
 from sealvm.protocol.enroll import quote_nonce
 from sealvm.protocol.messages import EVENT_LOG_BYTES_LIMIT, QuotedState, SyncAnswer, SyncRequest
@@ -155,7 +156,7 @@ def quoted_state(tpm: Tpm, config: HostConfig, pcrs: Iterable[int], nonce: bytes
         attest=attest,
         signature=signature,
         event_log=log,
-        preimages=read_preimages(config),
+        preimages=present_preimages(config),
         pcr_values=values,
         ima_log=ima_log,
     )
