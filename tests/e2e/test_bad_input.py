@@ -157,9 +157,10 @@ def test_an_interrupted_build_leaves_no_package_and_can_be_run_again(
     image, target = tmp_path / "disk.raw", tmp_path / "target"
     with image.open("wb") as disk:
         piece = secrets.token_bytes(1 << 20)
-        for _ in range(256):
+        for _ in range(64):
             disk.write(piece)
-    arguments = ("package", "build", str(image), f"oci:{target}:x", *FOR_PROFILE, "--compression", "none")
+    slowly = ("--compression", "zstd:19")  # so that the signal comes in time
+    arguments = ("package", "build", str(image), f"oci:{target}:x", *FOR_PROFILE, *slowly)
     process = network.start(*arguments)
     deadline = time.monotonic() + 30
     while sum(path.stat().st_size for path in target.rglob(".partial-*")) < 4 << 20:
