@@ -168,7 +168,9 @@ def test_retirement_takes_the_key_from_hosts_and_ends_approvals(network: Authori
 
 
 def test_cells_have_keys_of_their_own(network: Authority, enrolled: HostConfig, other_host: HostConfig) -> None:
+    foreseen = cells.add_cell(network.context, ACTOR, "measured", CellRequest(cell="east", dry_run=True))
     made = cells.add_cell(network.context, ACTOR, "measured", CellRequest(cell="east"))
+    assert foreseen == made.model_copy(update={"dry_run": True})
     assert (made.epoch, made.cell, len(made.carried)) == (1, "east", 1)
     with pytest.raises(ConflictError, match="already"):
         cells.add_cell(network.context, ACTOR, "measured", CellRequest(cell="east"))
@@ -180,7 +182,10 @@ def test_cells_have_keys_of_their_own(network: Authority, enrolled: HostConfig, 
     cells.assign_host(network.context, ACTOR, "host-2", AssignRequest(cell="east"))
     assert enroll(other_host.directory, ticket).all_keys == (("measured", 1, "east"),)
     sync(enrolled.directory)
+    tried = cells.assign_host(network.context, ACTOR, "host-1", AssignRequest(cell="east", dry_run=True))
+    assert [v.hosts for v in cells.list_cells(network.context, None)] == [("host-1",), ("host-2",)]
     view = cells.assign_host(network.context, ACTOR, "host-1", AssignRequest(cell="east"))
+    assert tried == view.model_copy(update={"dry_run": True})
     assert view.keeps == ("measured epoch 1",)
     assert sync(enrolled.directory).new_keys == (("measured", 1, "east"),)
     assert usable(enrolled, 1, "east")

@@ -58,7 +58,10 @@ def test_epochs_by_command(network: Authority, host: HostConfig, tmp_path: Path,
     assert run("profile", "queue") == []
     assert run("profile", "rotate", "measured", "--dry-run")["dry_run"]
     assert [epoch["epoch"] for epoch in run("profile", "rotate", "measured")["epochs"]] == [2]
+    assert run("profile", "cell", "add", "measured", "east", "--dry-run")["dry_run"]
     assert run("profile", "cell", "add", "measured", "east")["cell"] == "east"
+    assert run("host", "assign", "host-1", "--cell", "east", "--dry-run")["dry_run"]
+    assert [row["hosts"] for row in run("profile", "cell", "list", "measured")] == [["host-1"], []]
     assert run("host", "assign", "host-1", "--cell", "east")["profiles"] == ["measured"]
     assert [row["cell"] for row in run("profile", "cell", "list", "measured")] == ["", "east"]
     assert len(run("profile", "rule", "add", "measured", "firmware", "--match", "0,2,7")) == 3

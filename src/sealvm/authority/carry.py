@@ -71,14 +71,23 @@ def carry(ctx: Context, tx: Transaction, actor: str, new: EpochRecord, planned: 
         rules.make_rule(ctx, tx, actor, new, terms)
     if planned.terms:
         rules.judge_all(ctx, tx, new.profile)
-    return new_epoch(new.epoch, new.cell, planned, tuple(carried), tuple(pending))
+    return NewEpochView(
+        epoch=new.epoch, cell=new.cell, carried=tuple(carried), pending=tuple(pending), dropped=planned.dropped
+    )
 
 
-def new_epoch(
-    number: int, cell: str, planned: CarryPlan, carried: tuple[str, ...], pending: tuple[str, ...]
-) -> NewEpochView:
-    """A new epoch for people."""
-    return NewEpochView(epoch=number, cell=cell, carried=carried, pending=pending, dropped=planned.dropped)
+def foresee(tx: Transaction, number: int, cell: str, planned: CarryPlan) -> NewEpochView:
+    """What `carry` would answer, with nothing changed."""
+    offline = tx.approver() is not None
+    labels = tuple(state.label for state in planned.states)
+    return NewEpochView(
+        epoch=number,
+        cell=cell,
+        carried=() if offline else labels,
+        pending=labels if offline else (),
+        dropped=planned.dropped,
+        dry_run=True,
+    )
 
 
 def _judged(

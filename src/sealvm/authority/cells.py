@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from sealvm.attest.profile import load_profile
 from sealvm.authority import audit, bundle
-from sealvm.authority.carry import carry, plan
+from sealvm.authority.carry import carry, foresee, plan
 from sealvm.authority.epochs import cell_for, cells_of, make_epoch, newest, present
 from sealvm.authority.inventory import reports
 from sealvm.authority.ports import Context, Transaction
@@ -22,7 +22,7 @@ from sealvm.protocol.trust import AssignRequest, AssignView, CellRequest, CellVi
 def add_cell(ctx: Context, actor: str, name: str, request: CellRequest) -> NewEpochView:
     """A key of its own for a cell of a profile: an epoch with the number of the newest, and its approvals.
 
-    ConflictError when the profile has that cell. No host gets it before it is assigned.
+    ConflictError when the profile has that cell. No host gets it before it is assigned. With `dry_run` nothing changes.
     """
     with ctx.store.write() as tx:
         profile = required_profile(tx, name)
@@ -32,6 +32,8 @@ def add_cell(ctx: Context, actor: str, name: str, request: CellRequest) -> NewEp
         old = newest(epochs, "")
         number = max(record.epoch for record in epochs)
         planned = plan(tx, profile, old, number, frozenset())
+        if request.dry_run:
+            return foresee(tx, number, request.cell, planned)
         record = make_epoch(ctx, tx, load_profile(profile.document, name), number, request.cell)
         audit.record(ctx, tx, actor, audit.Action.CELL_ADDED, name, cell=request.cell, epoch=number)
         view = carry(ctx, tx, actor, record, planned)
@@ -58,7 +60,7 @@ def assign_host(ctx: Context, actor: str, name: str, request: AssignRequest) -> 
     """Put a host into a cell, or (with "") into none. It gets that cell's keys at its next synchronisation.
 
     Keys it has of another cell stay with it until their epochs are retired: `keeps` names those it reported.
-    NotFoundError for a host or cell that nobody knows.
+    NotFoundError for a host or cell that nobody knows. With `dry_run` nothing changes.
     """
     with ctx.store.write() as tx:
         host = tx.host(name)
@@ -69,12 +71,16 @@ def assign_host(ctx: Context, actor: str, name: str, request: AssignRequest) -> 
             raise NotFoundError(
                 f"no profile has a cell {request.cell!r}", hint=f"sealvm profile cell add PROFILE {request.cell}"
             )
-        if host.cell != request.cell:
+        if host.cell != request.cell and not request.dry_run:
             tx.update_host(replace(host, cell=request.cell))
             audit.record(ctx, tx, actor, audit.Action.HOST_ASSIGNED, name, cell=request.cell, before=host.cell)
         profiles = tuple(sorted({record.profile for record in epochs if record.cell == request.cell}))
         return AssignView(
-            host=name, cell=request.cell, profiles=profiles, keeps=tuple(_keeps(tx, name, request.cell, profiles))
+            host=name,
+            cell=request.cell,
+            profiles=profiles,
+            keeps=tuple(_keeps(tx, name, request.cell, profiles)),
+            dry_run=request.dry_run,
         )
 
 

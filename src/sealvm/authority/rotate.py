@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from sealvm.attest.profile import load_profile
 from sealvm.authority import audit, bundle
-from sealvm.authority.carry import CarryPlan, carry, new_epoch, plan
+from sealvm.authority.carry import CarryPlan, carry, foresee, plan
 from sealvm.authority.epochs import cell_for, cells_of, make_epoch, newest, present
 from sealvm.authority.inventory import disks_of
 from sealvm.authority.observed import digest_in
@@ -112,12 +112,7 @@ def _made(ctx: Context, tx: Transaction, actor: str, rotation: _Rotation) -> lis
 
 
 def _foreseen(tx: Transaction, rotation: _Rotation) -> list[NewEpochView]:
-    offline = tx.approver() is not None
-    views = []
-    for cell, planned in rotation.plans.items():
-        labels = tuple(state.label for state in planned.states)
-        views.append(new_epoch(rotation.number, cell, planned, () if offline else labels, labels if offline else ()))
-    return views
+    return [foresee(tx, rotation.number, cell, planned) for cell, planned in rotation.plans.items()]
 
 
 def _view(tx: Transaction, rotation: _Rotation, epochs: list[NewEpochView], *, dry_run: bool) -> RotationView:

@@ -8,6 +8,7 @@ import click
 
 from sealvm.cli.options import authority_option, host_argument, json_option
 from sealvm.cli.output import emit
+from sealvm.cli.profile_epochs import dry_run_option, made
 
 
 @click.command()
@@ -29,20 +30,21 @@ def evidence(host_dir: Path, out: Path) -> None:
 @click.command()
 @click.argument("name")
 @click.option("--cell", required=True, help="The cell; '' for none.")
+@dry_run_option
 @authority_option
 @json_option
-def assign(name: str, cell: str, authority_dir: Path) -> None:
+def assign(name: str, cell: str, dry_run: bool, authority_dir: Path) -> None:
     """Put the host NAME into a cell: it gets that cell's keys at its next sync, and no other cell's new ones."""
-    from sealvm.cli.profile_epochs import made
     from sealvm.client import trust
     from sealvm.client.operator import operator_client
     from sealvm.protocol.trust import AssignRequest
 
-    request = made(AssignRequest, cell=cell)
+    request = made(AssignRequest, cell=cell, dry_run=dry_run)
     with operator_client(authority_dir) as client:
         view = trust.assign_host(client, name, request)
     where = f"cell '{cell}', which has keys of: {', '.join(view.profiles)}" if cell else "no cell"
-    lines = [f"host '{name}' belongs to {where}"]
+    belongs, opens = ("would belong", "would also open") if view.dry_run else ("belongs", "also opens")
+    lines = [f"host '{name}' {belongs} to {where}"]
     if view.keeps:
-        lines.append(f"  until these epochs are retired it also opens: {', '.join(view.keeps)}")
+        lines.append(f"  until these epochs are retired it {opens}: {', '.join(view.keeps)}")
     emit(view.model_dump(mode="json"), lines)

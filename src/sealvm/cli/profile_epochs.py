@@ -75,18 +75,20 @@ def cell() -> None:
 @cell.command("add")
 @click.argument("name")
 @click.argument("cell_name", metavar="CELL")
+@dry_run_option
 @authority_option
 @json_option
-def cell_add(name: str, cell_name: str, authority_dir: Path) -> None:
+def cell_add(name: str, cell_name: str, dry_run: bool, authority_dir: Path) -> None:
     """Give the profile NAME a key of its own for CELL. Hosts are put into it by `sealvm host assign`."""
     from sealvm.client import trust
     from sealvm.client.operator import operator_client
     from sealvm.protocol.trust import CellRequest
 
-    request = made(CellRequest, cell=cell_name)
+    request = made(CellRequest, cell=cell_name, dry_run=dry_run)
     with operator_client(authority_dir) as client:
         view = trust.add_cell(client, name, request)
-    emit(view.model_dump(mode="json"), lambda: [f"profile '{name}' has the cell '{cell_name}'", *_epoch_lines(view)])
+    has = "would have" if view.dry_run else "has"
+    emit(view.model_dump(mode="json"), lambda: [f"profile '{name}' {has} the cell '{cell_name}'", *_epoch_lines(view)])
 
 
 @cell.command("list")

@@ -109,13 +109,14 @@ class DroppedView(Message):
 
 
 class NewEpochView(Message):
-    """A new epoch of one cell, and what became of the approvals of the one before."""
+    """A new epoch of one cell, or one that would be made, and what becomes of the approvals of the one before."""
 
     epoch: Epoch
     cell: CellName
     carried: tuple[str, ...]
     pending: tuple[str, ...]
     dropped: tuple[DroppedView, ...]
+    dry_run: bool = False
 
 
 class RotationView(Message):
@@ -155,6 +156,7 @@ class CellRequest(Message):
     """Give a profile a key of its own for the hosts of a cell."""
 
     cell: Annotated[ObjectName, Field(min_length=1)]
+    dry_run: bool = False
 
 
 class CellView(Message):
@@ -170,15 +172,20 @@ class AssignRequest(Message):
     """Which cell a host belongs to; "" for none."""
 
     cell: CellName
+    dry_run: bool = False
 
 
 class AssignView(Message):
-    """A host's cell, and which profiles have keys of it; `keeps` are keys it has had before, as PROFILE epoch N."""
+    """A host's cell, or what it would be, and which profiles have keys of it.
+
+    `keeps` are keys it has had before, as PROFILE epoch N.
+    """
 
     host: ObjectName
     cell: CellName
     profiles: tuple[str, ...]
     keeps: tuple[str, ...]
+    dry_run: bool = False
 
 
 class RuleRequest(Message):
