@@ -273,7 +273,7 @@ def test_provisioners(authority: Authority) -> None:
     assert current(authority).provisioner_points("second") == (key.point,)
     with pytest.raises(ConflictError, match="has key"):
         trust("builder", other, "measured")
-    with pytest.raises(ConflictError, match="belongs to another"):
+    with pytest.raises(ConflictError, match="is provisioner builder's, not second-name's"):
         trust("second-name", key, "measured")
     with pytest.raises(MalformedError):
         request = ProvisionerRequest(name="x", point=b"\4" + bytes(64), profiles=("measured",))

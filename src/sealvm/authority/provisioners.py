@@ -28,6 +28,12 @@ def trust_provisioner(ctx: Context, actor: str, request: ProvisionerRequest) -> 
                 f"provisioner {request.name} has key {keyid_of(known.point)[:16]}, not {keyid_of(request.point)[:16]}",
                 hint="trust the new key under another name",
             )
+        other = next((r.name for r in tx.provisioners() if r.point == request.point and r.name != request.name), None)
+        if other is not None:
+            raise ConflictError(
+                f"key {keyid_of(request.point)[:16]} is provisioner {other}'s, not {request.name}'s",
+                hint=f"to change the profiles it is accepted for, name them all: sealvm provisioner trust {other}",
+            )
         if known is not None and known.profiles == record.profiles:
             return _view(known)
         tx.put_provisioner(record)
