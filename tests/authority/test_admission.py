@@ -222,6 +222,32 @@ def test_removal_with_rotation(authority: Authority) -> None:
     assert {"host.removed", "profile.epoch-created", "profile.epoch-closed"} <= set(actions(authority))
 
 
+@pytest.mark.parametrize("place", ["rotate_in", "_close_old"])
+def test_removal_that_is_killed_can_be_repeated(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    ctx = authority.context
+    authority.apply()
+    enrolled(authority)
+    before = len(entries(authority))
+
+    def dies(*_arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(remove, place, dies)
+        with pytest.raises(KeyboardInterrupt):
+            remove.remove_host(ctx, ACTOR, "host-1", RemoveRequest(rotate=True))
+    with ctx.store.read() as tx:
+        assert tx.host("host-1") is not None
+        assert [(record.epoch, record.wraps) for record in tx.epochs("measured")] == [(1, True)]
+    assert len(entries(authority)) == before
+    assert remove.remove_host(ctx, ACTOR, "host-1", RemoveRequest(rotate=True)).rotated == ("measured",)
+    with ctx.store.read() as tx:
+        assert {record.epoch: record.wraps for record in tx.epochs("measured")} == {1: False, 2: True}
+    assert actions(authority)[before:].count("bundle.published") == 1
+
+
 def test_removing_a_host_that_never_enrolled(authority: Authority) -> None:
     authority.apply()
     authority.register("host-1", EK.hex())

@@ -7,17 +7,20 @@ import shutil
 from pathlib import Path
 
 import pytest
+from sqlalchemy import delete
 
 from sealvm.attest.replayable import replayable
 from sealvm.attest.state import MeasuredState, local_state
 from sealvm.authority import airgap, approve, review, rotate, rules
 from sealvm.authority.local import create
+from sealvm.authority.sql import tables
 from sealvm.crypto.ec import SoftwareSigner
 from sealvm.errors import (
     ConflictError,
     EvidenceRefused,
     InputError,
     IntegrityRefused,
+    NotFoundError,
     SignatureRefused,
     UntrustedRefused,
 )
@@ -101,6 +104,17 @@ def test_rotation_and_rules_wait_for_the_approver(offline: Authority, waiting: H
     assert rules.list_rules(offline.context, "measured")[0].state == "active"
     sync(waiting.directory)
     assert usable(waiting, 2)
+
+
+def test_a_delegation_to_a_rule_that_is_gone(offline: Authority, waiting: HostConfig) -> None:
+    airgap.import_answer(offline.context, ACTOR, answered(exported(offline)))
+    rules.add_rule(offline.context, ACTOR, "measured", RuleRequest(name="firmware", match=(0, 2, 7)))
+    answer = answered(exported(offline))
+    with offline.context.store.write() as tx:
+        tx._connection.execute(delete(tables.rules))  # type: ignore[attr-defined]  # no use case removes one
+    with pytest.raises(NotFoundError, match="no rule with the key"):
+        airgap.import_answer(offline.context, ACTOR, answer)
+    assert len(exported(offline).requests) == 1
 
 
 def test_the_approver_judges_for_itself(offline: Authority, waiting: HostConfig) -> None:

@@ -14,7 +14,7 @@ from sealvm.authority.epochs import present
 from sealvm.authority.ports import Context, Transaction
 from sealvm.authority.records import SigningRecord
 from sealvm.authority.signing import add_approval, add_delegation
-from sealvm.errors import ConflictError, UntrustedRefused
+from sealvm.errors import ConflictError, NotFoundError, UntrustedRefused
 from sealvm.protocol.trust import (
     REQUEST_FORMAT,
     REQUESTS_LIMIT,
@@ -39,8 +39,8 @@ def waiting(ctx: Context) -> ApproverRequest:
 def import_answer(ctx: Context, actor: str, answer: ApproverAnswer) -> ImportView:
     """Store what the offline approver signed, and publish it; all of it or, when one signature is wrong, nothing.
 
-    UntrustedRefused for another approver's answer, SignatureRefused. A request that does not wait (any more) is named
-    as unknown: importing an answer again changes nothing.
+    UntrustedRefused for another approver's answer, SignatureRefused, NotFoundError for a rule that is gone. A request
+    that does not wait (any more) is named as unknown: importing an answer again changes nothing.
     """
     approvals: list[str] = []
     delegations: list[str] = []
@@ -62,7 +62,7 @@ def import_answer(ctx: Context, actor: str, answer: ApproverAnswer) -> ImportVie
             rules.judge_all(ctx, tx)
             details = {"approvals": len(approvals), "delegations": len(delegations)}
             audit.record(ctx, tx, actor, audit.Action.SIGNATURES_IMPORTED, "approver", **details)
-            bundle.publish(ctx, tx, actor)
+            bundle.publish(ctx, tx, actor, urgent=True)  # what a withdrawal carries over comes this way
         left = len(tx.signings())
     return ImportView(approvals=tuple(approvals), delegations=tuple(delegations), unknown=tuple(unknown), waiting=left)
 
@@ -107,7 +107,13 @@ def _approval(ctx: Context, tx: Transaction, actor: str, record: SigningRecord, 
 def _delegation(ctx: Context, tx: Transaction, actor: str, record: SigningRecord, signed: SignedRequest) -> str:
     delegation = Delegation.from_json(_with_signature(record, signed))
     verify_delegation(delegation)
-    rule = next(rule for rule in tx.rules(record.profile) if rule.rule_point == delegation.rule_point)
+    rule = next((rule for rule in tx.rules(record.profile) if rule.rule_point == delegation.rule_point), None)
+    if rule is None:
+        raise NotFoundError(
+            f"profile {record.profile} epoch {record.epoch} has no rule with the key that request "
+            f"{record.request_id[:16]} delegates to: nothing is imported",
+            hint=f"sealvm profile rule list {record.profile}; sign the other requests without this one",
+        )
     add_delegation(ctx, tx, actor, rule, delegation)
     return f"{rule.profile} epoch {rule.epoch}: rule {rule.name}"
 

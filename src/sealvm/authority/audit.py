@@ -59,6 +59,7 @@ class Action(StrEnum):
     EPOCH_CLOSED = "profile.epoch-closed"
     EPOCH_RETIRED = "profile.epoch-retired"
     RULE_DELEGATED = "profile.rule-delegated"
+    RULE_LIMIT_REACHED = "profile.rule-limit-reached"
     CELL_ADDED = "profile.cell-added"
     HOST_ASSIGNED = "host.assigned"
     SIGNATURE_REQUESTED = "approver.signature-requested"

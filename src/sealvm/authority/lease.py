@@ -39,31 +39,32 @@ def challenge(ctx: Context, host: HostRecord) -> LeaseChallenge:
 def renew(ctx: Context, host: HostRecord, request: LeaseRequest) -> LeaseAnswer:
     """Renew the lease of the authenticated `host` for one profile key.
 
-    1. There is a challenge to this host. It is used up with the answer, be that a lease or a refusal at 3 or 4.
+    1. There is a challenge to this host. It is used up with the answer, be that a lease or a refusal from 3 on.
     2. The profile key exists, is leased, and is one that this host gets: by trust class and cell.
     3. The quote is the host's, fresh, for the very session that asks, and its log replays (protocol.lease).
-    4. The state is approved for this key, and meets every requirement of the profile as it is now.
-    5. The host still stands. The lease key signs; the authorization is the one it signed before in this boot.
+    4. The state is approved for this key and not withdrawn, and meets every requirement of the profile as it is now.
+    5. In the transaction of the lease: the host still stands, and 2 and 4 hold of what is stored by then. The lease key
+       signs; the authorization is the one it signed before in this boot.
 
     Raises EvidenceRefused (1, 3), NotFoundError, ConflictError or AccessRefused (2), StateRefused (4), AccessRefused
-    (5). Refusals at 3 and 4 are audited. The lease is stored and audited in one transaction before it is answered.
+    (5). Refusals from 3 on are audited. The lease is stored and audited in one transaction before it is answered.
     """
     with ctx.store.read() as tx:
         pending = tx.lease_challenge(request.session)
         if pending is None or pending.host != host.name or pending.expires <= ctx.now():  # 1
             raise _no_challenge()
         epoch, profile = _leased_epoch(tx, host, request)  # 2
-        approved = {a.pcr_digest for a in tx.approvals(epoch.profile) if a.key == epoch.key}
+        approved = _approved(tx, epoch)
     key = LeaseKey(*epoch.key, name_of(host.srk_public), epoch.lease_point)
     try:
         proved = check_request(  # 3
             request, key, challenge=pending.nonce, pcrs=pending.pcrs, ak_public=host.ak_public
         )
         _refuse_state(host, epoch, profile, proved, approved)  # 4
+        return _grant(ctx, host, request, proved, pending)  # 5
     except Refusal as refusal:
         _note_refusal(ctx, host, epoch, refusal, pending)
         raise
-    return _grant(ctx, host, (epoch, profile), proved, pending)  # 5
 
 
 def list_leases(ctx: Context) -> list[LeaseView]:
@@ -94,12 +95,18 @@ def _leased_epoch(tx: Transaction, host: HostRecord, request: LeaseRequest) -> t
     epoch = next((epoch for epoch in epochs if epoch.key == wanted), None)
     if record is None or epoch is None:
         raise NotFoundError(f"{what} does not exist, or is retired", hint="fetch what is new: sealvm host sync")
-    if host.trust_class not in record.trust or epoch.cell not in {"", cell_for(host.cell, cells_of(epochs))}:
+    if host.trust_class not in record.trust or epoch.cell != cell_for(host.cell, cells_of(epochs)):
         raise AccessRefused(f"{what} is not for host {host.name}")
     profile = _parsed(record.document, record.name)
     if not epoch.lease_point or profile.lease_seconds is None:
         raise ConflictError(f"{what} is not leased", hint="its approvals are standing: the key needs no lease")
     return epoch, profile
+
+
+def _approved(tx: Transaction, epoch: EpochRecord) -> set[bytes]:
+    """PCR digests. A state that was withdrawn from the profile is approved by no epoch when leases are asked for."""
+    withdrawn = {withdrawal.pcr_digest for withdrawal in tx.withdrawals(epoch.profile)}
+    return {record.pcr_digest for record in tx.approvals(epoch.profile) if record.key == epoch.key} - withdrawn
 
 
 def _refuse_state(
@@ -126,25 +133,26 @@ def _refuse_state(
 def _grant(
     ctx: Context,
     host: HostRecord,
-    leased: tuple[EpochRecord, Profile],
+    request: LeaseRequest,
     proved: ProvedRequest,
     pending: ChallengeRecord,
 ) -> LeaseAnswer:
-    epoch, profile = leased
     signer = ctx.custody.signer(LEASE_KEY)
-    if signer.point != epoch.lease_point:
-        raise ConflictError(
-            f"epoch {epoch.epoch} of profile {epoch.profile} was made for another lease key",
-            hint="rotate the profile",
-        )
-    seconds, now = profile.lease_seconds or 0, ctx.now()
-    grant = sign_grant(signer, proved.key, proved.nonce_tpm, seconds)
     with ctx.store.write() as tx:
-        if tx.take_lease_challenge(pending.session) is None:  # another request was quicker
-            raise _no_challenge()
         standing = tx.host(host.name)
         if standing is None or standing.request_keyid != host.request_keyid:
             raise AccessRefused(f"host {host.name} was removed or enrolled anew meanwhile")
+        if tx.take_lease_challenge(pending.session) is None:  # another request was quicker
+            raise _no_challenge()
+        epoch, profile = _leased_epoch(tx, standing, request)
+        _refuse_state(standing, epoch, profile, proved, _approved(tx, epoch))
+        if signer.point != epoch.lease_point:
+            raise ConflictError(
+                f"epoch {epoch.epoch} of profile {epoch.profile} was made for another lease key",
+                hint="rotate the profile",
+            )
+        seconds, now = profile.lease_seconds or 0, ctx.now()
+        grant = sign_grant(signer, proved.key, proved.nonce_tpm, seconds)
         before = tx.lease(host.name, *epoch.key)
         same_boot = before is not None and _boot(before) == _boot_of(proved)
         record = LeaseRecord(

@@ -13,7 +13,7 @@ from sealvm.authority.observed import digest_in
 from sealvm.authority.ports import Context, Transaction
 from sealvm.authority.records import EpochRecord, HostRecord
 from sealvm.authority.register import refuse_known_ek, write_ticket
-from sealvm.authority.rotate import close, rotate
+from sealvm.authority.rotate import close, rotate_in
 from sealvm.errors import ConflictError, NotFoundError
 from sealvm.protocol.hosts import EkRequest, HeldKey, RemovalView, RemoveRequest
 from sealvm.protocol.trust import RotateRequest
@@ -34,7 +34,7 @@ def remove_host(ctx: Context, actor: str, name: str, request: RemoveRequest) -> 
     """Forget a host: its request key, states, challenges, leases and ticket are void at once.
 
     With `rotate`, every standing profile whose key it holds gets a new epoch, and its old ones no new wraps. With
-    `dry_run` nothing changes. NotFoundError.
+    `dry_run` nothing changes. All of it is one transaction: it happens, or the host is still there. NotFoundError.
     """
     with ctx.store.write() as tx:
         host = _required(tx, name)
@@ -43,11 +43,12 @@ def remove_host(ctx: Context, actor: str, name: str, request: RemoveRequest) -> 
             tx.remove_host(name)
             details = {"ek_digest": "" if host.ek_digest is None else host.ek_digest.hex(), "keys": len(held)}
             audit.record(ctx, tx, actor, audit.Action.HOST_REMOVED, name, **details)
-    profiles = _standing_profiles(held) if request.rotate else ()
-    if not request.dry_run:
-        for profile in profiles:
-            rotate(ctx, actor, profile, RotateRequest())
-        _close_old(ctx, actor, held if request.rotate else ())
+        profiles = _standing_profiles(held) if request.rotate else ()
+        if profiles and not request.dry_run:
+            for profile in profiles:
+                rotate_in(ctx, tx, actor, profile, RotateRequest())
+            _close_old(ctx, tx, actor, held)
+            bundle.publish(ctx, tx, actor, urgent=True)
     return RemovalView(
         host=name,
         outcome="dry-run" if request.dry_run else "removed",
@@ -127,15 +128,11 @@ def _held(tx: Transaction, host: HostRecord) -> tuple[HeldKey, ...]:
     )
 
 
-def _close_old(ctx: Context, actor: str, held: tuple[HeldKey, ...]) -> None:
+def _close_old(ctx: Context, tx: Transaction, actor: str, held: tuple[HeldKey, ...]) -> None:
     keys = {(key.profile, key.epoch, key.cell) for key in held if key.mode == MODE_STANDING}
-    if not keys:
-        return
-    with ctx.store.write() as tx:
-        for record in tx.epochs():
-            if record.key in keys and record.retired is None:
-                close(ctx, tx, actor, record)
-        bundle.publish(ctx, tx, actor)
+    for record in tx.epochs():
+        if record.key in keys and record.retired is None:
+            close(ctx, tx, actor, record)
 
 
 def _standing_profiles(held: tuple[HeldKey, ...]) -> tuple[str, ...]:

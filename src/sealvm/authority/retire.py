@@ -68,7 +68,7 @@ def retire(ctx: Context, actor: str, name: str, request: RetireRequest) -> Retir
         for waiting in tx.signings():
             if (waiting.profile, waiting.epoch, waiting.cell) in ended:
                 tx.take_signing(waiting.request_id)
-        bundle.publish(ctx, tx, actor)
+        bundle.publish(ctx, tx, actor, urgent=True)
     return view
 
 

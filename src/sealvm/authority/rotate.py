@@ -38,22 +38,28 @@ def rotate(ctx: Context, actor: str, name: str, request: RotateRequest) -> Rotat
 
     NotFoundError for a profile or cell that does not exist. With `dry_run` nothing changes.
     """
+    with ctx.store.write() as tx:
+        view = rotate_in(ctx, tx, actor, name, request)
+        if not request.dry_run:
+            bundle.publish(ctx, tx, actor)
+        return view
+
+
+def rotate_in(ctx: Context, tx: Transaction, actor: str, name: str, request: RotateRequest) -> RotationView:
+    """`rotate` as a part of the write transaction `tx`; the caller publishes the bundle."""
     says = (
         "older epochs stay in use until they are retired, and packages are wrapped to all of them",
         "packages built before open by the older epochs only: sealvm package rewrap",
     )
-    with ctx.store.write() as tx:
-        profile = required_profile(tx, name)
-        epochs = present(tx, name)
-        cells = cells_of(epochs) if request.cell is None else [newest(epochs, request.cell).cell]
-        number = _next(tx, name)
-        plans = {cell: plan(tx, profile, newest(epochs, cell), number, frozenset()) for cell in cells}
-        rotation = _Rotation(profile, epochs, number, plans, says)
-        if request.dry_run:
-            return _view(tx, rotation, _foreseen(tx, rotation), dry_run=True)
-        view = _view(tx, rotation, _made(ctx, tx, actor, rotation), dry_run=False)
-        bundle.publish(ctx, tx, actor)
-        return view
+    profile = required_profile(tx, name)
+    epochs = present(tx, name)
+    cells = cells_of(epochs) if request.cell is None else [newest(epochs, request.cell).cell]
+    number = _next(tx, name)
+    plans = {cell: plan(tx, profile, newest(epochs, cell), number, frozenset()) for cell in cells}
+    rotation = _Rotation(profile, epochs, number, plans, says)
+    if request.dry_run:
+        return _view(tx, rotation, _foreseen(tx, rotation), dry_run=True)
+    return _view(tx, rotation, _made(ctx, tx, actor, rotation), dry_run=False)
 
 
 def withdraw(ctx: Context, actor: str, name: str, request: WithdrawRequest) -> RotationView:
@@ -83,7 +89,7 @@ def withdraw(ctx: Context, actor: str, name: str, request: WithdrawRequest) -> R
             asked = waiting.body["statement"].get("pcr_digest")
             if waiting.profile == name and asked == state.pcr_digest.hex():
                 tx.take_signing(waiting.request_id)
-        bundle.publish(ctx, tx, actor)
+        bundle.publish(ctx, tx, actor, urgent=True)
         return view
 
 
@@ -130,9 +136,11 @@ def _view(tx: Transaction, rotation: _Rotation, epochs: list[NewEpochView], *, d
 
 def _says(epochs: list[EpochRecord], state: ApprovalRecord) -> tuple[str, ...]:
     older = ", ".join(_named(record) for record in epochs)
+    leased = all(record.lease_point for record in epochs)
+    until = "until their present leases end: none is renewed in that state" if leased else "for good"
     return (
         f"new packages and disks are wrapped to the new epoch only, which does not approve '{state.body['label']}'",
-        f"what is wrapped to {older} stays openable in that state by hosts that have these keys, for good",
+        f"what is wrapped to {older} stays openable in that state by hosts that have these keys, {until}",
         "to protect a package from it, build it anew: re-wrapping takes back no wrap that somebody has copied",
         "hosts open new packages after their next sync",
     )

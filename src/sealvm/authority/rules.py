@@ -2,7 +2,8 @@
 
 A rule covers a state that meets every requirement of the profile and has, in the PCRs that the rule names, the values
 of a state that the approver itself approved for that very key: with PCRs 0, 2 and 7, the firmware of an approved
-state. States that were withdrawn are not covered. Rules are applied when a host proves a state, before its answer.
+state. States that were withdrawn are not covered. Rules are applied when a host proves a state, before its answer. What
+exceeds `authority.rule_limits` waits in the queue for a person.
 
 A stolen rule key approves any state of the epochs and cells delegated to it (docs/threat-model.md).
 """
@@ -22,9 +23,15 @@ from sealvm.authority.observed import digest_in
 from sealvm.authority.ports import Context, Transaction
 from sealvm.authority.profiles import required_profile
 from sealvm.authority.records import EpochRecord, ObservedRecord, ProfileRecord, RuleRecord
+from sealvm.authority.rule_limits import Room, note_waiting
 from sealvm.authority.signing import StateToSign, sign_by_rule, sign_rule
 from sealvm.errors import ConflictError, InputError, Refusal
 from sealvm.protocol.trust import RuleRequest, RuleView
+
+LEASED_WARNING = (
+    "this epoch is leased: whoever steals the rule's key can approve states of it without the lease, "
+    "which no longer ends there; the answer is a rotation without the rule"
+)
 
 
 def add_rule(ctx: Context, actor: str, name: str, request: RuleRequest) -> list[RuleView]:
@@ -99,24 +106,31 @@ def list_rules(ctx: Context, name: str) -> list[RuleView]:
 
 def judge(ctx: Context, tx: Transaction, record: ObservedRecord) -> None:
     """Approve an observed state wherever a rule covers it and nobody approved it, and publish it. In a write."""
-    if _judge(ctx, tx, record, None):
+    if _judge(ctx, tx, record, None, Room(tx)):
         bundle.publish(ctx, tx, "authority")
 
 
 def judge_all(ctx: Context, tx: Transaction, profile: str | None = None) -> None:
     """The same for every observed state, for one profile or all; the caller publishes. In a write."""
     if tx.rules(profile):
-        for light in tx.observed_values():
+        room = Room(tx)
+        known = {approval.pcr_digest for approval in tx.approvals(profile)}
+        selections = {epoch.selection for epoch in tx.epochs(profile)}
+
+        def waits(light: ObservedRecord) -> bool:
+            return all(digest_in(light.pcr_values, selection) not in known for selection in selections)
+
+        for light in sorted(tx.observed_values(), key=waits):  # what an older epoch approves comes before the queue
             record = tx.observed(light.state_id)
             if record is not None:
-                _judge(ctx, tx, record, profile)
+                _judge(ctx, tx, record, profile, room)
 
 
-def _judge(ctx: Context, tx: Transaction, record: ObservedRecord, name: str | None) -> bool:
+def _judge(ctx: Context, tx: Transaction, record: ObservedRecord, name: str | None, room: Room) -> bool:
     approved = False
     for profile in tx.profiles():
         if name in (None, profile.name) and record.trust_class in profile.trust:
-            approved |= _judge_for(ctx, tx, profile, record)
+            approved |= _judge_for(ctx, tx, profile, record, room)
     return approved
 
 
@@ -140,7 +154,7 @@ def _matches(match: tuple[int, ...], values: dict[int, bytes], approved: Sequenc
     return wanted is not None and any(digest_in(known, match) == wanted for known in approved)
 
 
-def _judge_for(ctx: Context, tx: Transaction, profile: ProfileRecord, record: ObservedRecord) -> bool:
+def _judge_for(ctx: Context, tx: Transaction, profile: ProfileRecord, record: ObservedRecord, room: Room) -> bool:
     rules = tx.rules(profile.name)
     if not rules:
         return False
@@ -158,7 +172,13 @@ def _judge_for(ctx: Context, tx: Transaction, profile: ProfileRecord, record: Ob
         candidate = candidate or _candidate(profile, record)
         if candidate is None or not candidate.evaluation.satisfied:
             return signed
-        sign_by_rule(ctx, tx, epoch, rule, _to_sign(candidate))
+        state = _to_sign(candidate)
+        why = room.refused(rule, state.host, state.reference)
+        if why:
+            note_waiting(ctx, tx, rule, state.host, why)
+            continue
+        sign_by_rule(ctx, tx, epoch, rule, state)
+        room.take(rule, state.host, state.reference)
         signed = True
     return signed
 
@@ -182,6 +202,7 @@ def _dry(
     known = {record.pcr_digest for record in tx.approvals(profile.name) if record.key == epoch.key}
     known |= {withdrawal.pcr_digest for withdrawal in tx.withdrawals(profile.name)}
     covers: dict[bytes, str] = {}
+    room = Room(tx)
     for light in tx.observed_values():
         digest = digest_in(light.pcr_values, epoch.selection)
         if digest is None or digest in known or light.trust_class not in profile.trust:
@@ -189,24 +210,34 @@ def _dry(
         record = tx.observed(light.state_id)
         if record is not None and covering(tx, epoch, record.pcr_values, [rule]) is not None:
             candidate = _candidate(profile, record)
-            if candidate is not None and candidate.evaluation.satisfied:
+            if candidate is None or not candidate.evaluation.satisfied or digest in covers:
+                continue
+            reference = _to_sign(candidate).reference
+            if not room.refused(rule, candidate.host, reference):
+                room.take(rule, candidate.host, reference)
                 covers[digest] = f"{digest.hex()[:16]} ({candidate.label})"
-    return _as_view(rule, "dry-run", tuple(covers.values()))
+    return _as_view(rule, "dry-run", tuple(covers.values()), leased=bool(epoch.lease_point))
 
 
 def _view(tx: Transaction, rule: RuleRecord) -> RuleView:
-    retired = {record.key for record in tx.epochs(rule.profile) if record.retired is not None}
+    of_rule = [record for record in tx.epochs(rule.profile) if record.key == rule.key]
+    retired = all(record.retired is not None for record in of_rule)
+    leased = any(record.lease_point for record in of_rule)
     state: Literal["active", "pending", "retired"] = "active" if rule.delegation is not None else "pending"
     covers = tuple(
         f"{record.pcr_digest.hex()[:16]} ({record.body['label']})"
         for record in tx.approvals(rule.profile)
         if record.key == rule.key and record.body["approver"] == rule.rule_point.hex()
     )
-    return _as_view(rule, "retired" if rule.key in retired else state, covers)
+    return _as_view(rule, "retired" if retired else state, covers, leased=leased)
 
 
 def _as_view(
-    rule: RuleRecord, state: Literal["active", "pending", "retired", "dry-run"], covers: tuple[str, ...]
+    rule: RuleRecord,
+    state: Literal["active", "pending", "retired", "dry-run"],
+    covers: tuple[str, ...],
+    *,
+    leased: bool,
 ) -> RuleView:
     return RuleView(
         profile=rule.profile,
@@ -218,4 +249,5 @@ def _as_view(
         until_epoch=rule.until_epoch,
         state=state,
         covers=covers,
+        warning=LEASED_WARNING if leased else "",
     )

@@ -141,6 +141,8 @@ def rule_add(
     """Let RULE approve states for the profile NAME that meet every requirement and have an approved state's PCRs.
 
     The rule's key could approve any state of these epochs; docs/custody.md says what its loss costs.
+    In a leased epoch a stolen rule key also removes the lease. A rule approves at most 16 states of one host in an
+    epoch; the others wait in `sealvm profile queue`.
     """
     from sealvm.client import trust
     from sealvm.client.operator import operator_client
@@ -210,4 +212,6 @@ def _rule_lines(views: Sequence[RuleView]) -> list[str]:
         lines.append(f"rule '{view.name}' in epoch {view.epoch}{cell_text}: {view.state}, PCRs {pcrs}{until}")
         verb = "would approve" if view.state == "dry-run" else "approved"
         lines += [f"  {verb} {state}" for state in view.covers]
+        if view.warning and view.state != "retired":
+            lines.append(f"  WARNING: {view.warning}")
     return lines or ["no rules"]

@@ -200,7 +200,8 @@ class RuleRequest(Message):
 
 
 class RuleView(Message):
-    """A rule in one epoch and cell. `state`: whether its delegation is signed; `covers`: queued states it approves."""
+    """A rule in one epoch and cell. `state`: whether its delegation is signed; `covers`: queued states it approves.
+    `warning`: what a theft of its key costs beyond other rules, "" when nothing."""
 
     profile: ObjectName
     name: ObjectName
@@ -211,6 +212,7 @@ class RuleView(Message):
     until_epoch: Epoch | None
     state: Literal["active", "pending", "retired", "dry-run"]
     covers: tuple[str, ...]
+    warning: str = ""
 
 
 class SigningRequest(Message):

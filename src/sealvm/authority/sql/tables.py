@@ -364,4 +364,5 @@ audit = Table(
     Column("details", JSON, nullable=False),
     Column("previous", LargeBinary(32), nullable=False),
     Column("digest", LargeBinary(32), nullable=False, unique=True),
+    Index("audit_by_action", "action", "subject"),
 )

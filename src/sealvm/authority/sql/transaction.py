@@ -271,6 +271,11 @@ class SqlTransaction(EnrollingStatements):
             AuditRecord, select(table).where(table.c.sequence > after).order_by(table.c.sequence).limit(limit)
         )
 
+    def audit_of(self, action: str, subject: str) -> Sequence[AuditRecord]:
+        table = tables.audit
+        which = _is(table, action=action, subject=subject)
+        return self._records(AuditRecord, select(table).where(which).order_by(table.c.sequence))
+
     # the few statements all of it is made of
 
     def _add(self, table: Table, record: Any, what: str) -> None:
