@@ -161,7 +161,8 @@ def test_an_interrupted_build_leaves_no_package_and_can_be_run_again(
             disk.write(piece)
     slowly = ("--compression", "zstd:19")  # so that the signal comes in time
     arguments = ("package", "build", str(image), f"oci:{target}:x", *FOR_PROFILE, *slowly)
-    process = network.start(*arguments)
+    # tests that run in the background of a shell inherit a SIGINT that is ignored
+    process = network.start(*arguments, prefix=("env", "--default-signal=INT"))
     deadline = time.monotonic() + 30
     while sum(path.stat().st_size for path in target.rglob(".partial-*")) < 4 << 20:
         assert process.poll() is None
