@@ -64,6 +64,14 @@ def flip(path: Path, offset: int) -> None:
     path.write_bytes(data)
 
 
+def another_digit(path: Path, before: bytes, skip: int) -> None:
+    """Change one hexadecimal digit, `skip` bytes into `before` and what follows it, to another one."""
+    data = bytearray(path.read_bytes())
+    at = data.index(before) + skip
+    data[at] = ord("1") if data[at] == ord("0") else ord("0")
+    path.write_bytes(data)
+
+
 def flipped(data: bytes, offset: int) -> bytes:
     """The bytes with one bit changed."""
     changed = bytearray(data)
