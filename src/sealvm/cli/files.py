@@ -13,7 +13,7 @@ LIMIT_BYTES = 1024 * 1024
 
 def read_bytes(path: Path, what: str) -> bytes:
     """The file's bytes. Raises NotFoundError, MalformedError above 1 MiB, StorageFault."""
-    return read_limited(path, LIMIT_BYTES, hint=f"name the file with the {what}")
+    return read_limited_file(path, LIMIT_BYTES, what)
 
 
 def read_limited_file(path: Path, limit: int, what: str) -> bytes:
